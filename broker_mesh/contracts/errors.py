@@ -1,0 +1,82 @@
+"""What can be wrong with a value, its bytes or a schema.
+
+On the way of a message: raised by `codec.py` on both sides of a hop, and by `registry.py` at start-up. All are
+kinds of `SchemaError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker_mesh.errors import SchemaError
+from broker_mesh.status import StatusCode
+
+_SHOWN_CHARACTERS = 60
+
+
+class NotAvro(SchemaError):
+    """The bytes do not begin as Confluent's wire format does: magic byte 0 and a schema id of 4 bytes."""
+
+
+class UnknownSchemaId(SchemaError):
+    """No schema with this id is known here; it is wrong for good only once the registry was read to its end.
+
+    Args:
+        schema_id: the id in the bytes.
+    """
+
+    def __init__(self, schema_id: int) -> None:
+        super().__init__(
+            f"schema id {schema_id} is not in the registry: the sender registers its schemas elsewhere, "
+            "or the bytes are no message of the mesh",
+            details={"schema_id": schema_id},
+        )
+        self.schema_id = schema_id
+
+
+class Undecodable(SchemaError):
+    """The bytes are cut short, go on after the value, or are no value of the schema that their id names."""
+
+
+class IncompatibleSchema(SchemaError):
+    """A schema may not follow the ones registered before it.
+
+    Args:
+        subject: the registry's subject.
+        mode: the compatibility rule that applies, for instance ``BACKWARD``.
+        reasons: what would break, one sentence each.
+    """
+
+    status = StatusCode.FAILED_PRECONDITION
+
+    def __init__(self, subject: str, mode: str, reasons: Sequence[str]) -> None:
+        super().__init__(
+            f"the schema for {subject!r} is not {mode} compatible: {'; '.join(reasons)}",
+            details={"subject": subject, "mode": mode, "reasons": list(reasons)},
+        )
+        self.subject = subject
+        self.mode = mode
+        self.reasons = tuple(reasons)
+
+
+def shown(value: object) -> str:
+    """Give a value as it may stand in an error: short, since it may be a whole payload."""
+    # Cut before repr where that is possible: the repr of a payload of megabytes costs as much as the payload.
+    if isinstance(value, (str, bytes)):
+        text = repr(value[:_SHOWN_CHARACTERS])
+    elif isinstance(value, (list, tuple, set, frozenset, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    else:
+        text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def joined(path: Sequence[str | int]) -> str:
+    """Write the way to a field as people do: ``legs[2].origin``."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if text else step
+    return text

@@ -1,0 +1,116 @@
+"""Handlers: running what the user wrote, and turning what it returns or raises into an outcome.
+
+On the way of a message: the innermost step of the inbound pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from pydantic import BaseModel
+
+from broker_mesh.context import Context
+from broker_mesh.errors import DeadlineExceeded, InternalError, SchemaError, SettingsError
+from broker_mesh.layers.settle import HandlerError, classify_exception
+from broker_mesh.layers.validate import Encoder
+from broker_mesh.message import Message
+from broker_mesh.outcome import Done, Outcome
+
+
+class Handler:
+    """One user function with the types it was declared for.
+
+    Args:
+        name: the operation or event, for errors.
+        function: `async def`, or a plain `def`, which runs in a thread.
+        reply: the model it must return; None when its return value means nothing.
+
+    Raises:
+        SettingsError: it is not a function of a message and a context.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], reply: type[BaseModel] | None) -> None:
+        self._name = name
+        self._function = function
+        self._reply = reply
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ is a handler too
+        )
+        self._check_signature()
+
+    async def run(
+        self, message: Message, context: Context, encoder: Encoder | None, threads: Executor
+    ) -> Outcome:
+        """Run the function within the message's deadline.
+
+        Args:
+            message: decoded.
+            context: what the function gets beside the body.
+            encoder: for the reply; None where none is waited for.
+            threads: where plain functions run.
+
+        Raises:
+            HandlerError: with what the function raised, as an error of the mesh; DEADLINE_EXCEEDED when the
+                work expired while it ran; INTERNAL when it returned something that is no reply.
+        """
+        try:
+            async with asyncio.timeout(context.remaining()) as limit:
+                result = await self._call(message.body, context, threads)
+        except TimeoutError as error:
+            if limit.expired():
+                expired = DeadlineExceeded(f"{self._name} did not finish before the work expired")
+                expired.__cause__ = error
+                raise HandlerError(expired) from error
+            raise HandlerError(classify_exception(error)) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the mesh stops this work: it comes again elsewhere
+            cancelled = InternalError(f"the handler of {self._name} cancelled itself")
+            raise HandlerError(cancelled) from None
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a handler may raise anything; none of it may stop the service
+            raise HandlerError(classify_exception(error)) from error
+        return Done(reply=None if self._reply is None else self._encoded(result, encoder))
+
+    async def _call(self, body: Any, context: Context, threads: Executor) -> Any:
+        if self._is_async:
+            return await self._function(body, context)
+        loop = asyncio.get_running_loop()
+        # The thread sees the trace and the log fields of this message.
+        variables = contextvars.copy_context()
+        return await loop.run_in_executor(threads, lambda: variables.run(self._function, body, context))
+
+    def _encoded(self, result: Any, encoder: Encoder | None) -> bytes | None:
+        assert self._reply is not None
+        if not isinstance(result, self._reply):
+            raise HandlerError(
+                InternalError(
+                    f"the handler of {self._name} returned {type(result).__name__}, not {self._reply.__name__}"
+                )
+            )
+        if encoder is None:
+            return None
+        try:
+            return encoder.encode(result)
+        except SchemaError as error:
+            failure = InternalError(f"the reply of {self._name} does not fit its schema: {error.message}")
+            raise HandlerError(failure) from error
+
+    def _check_signature(self) -> None:
+        if not callable(self._function):
+            raise SettingsError(f"{self._name}: the handler must be a function, not {self._function!r}")
+        try:
+            inspect.signature(self._function).bind(None, None)
+        except TypeError as error:
+            name = getattr(self._function, "__name__", repr(self._function))
+            raise SettingsError(
+                f"{self._name}: handler {name} must take two arguments, the message and its context"
+            ) from error

@@ -1,0 +1,307 @@
+"""The headers of the mesh: their names, and the envelope they are read into.
+
+On the way of a message: written by the outbound layers' last step, read before the first inbound layer. No
+other module spells a header's name. Three families: W3C Trace Context and Baggage, CloudEvents' Kafka
+binding in binary mode (https://github.com/cloudevents/spec, kafka-protocol-binding 3.2), and `mesh-`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from broker_mesh.errors import InvalidArgument
+from broker_mesh.status import StatusCode
+
+RawHeaders = list[tuple[str, bytes | None]]
+"""Headers as Kafka keeps them: ordered, names may repeat."""
+
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+BAGGAGE = "baggage"
+CE_ID = "ce_id"
+CE_SOURCE = "ce_source"
+CE_TYPE = "ce_type"
+CE_SPECVERSION = "ce_specversion"
+CE_TIME = "ce_time"
+DEADLINE = "mesh-deadline"
+ATTEMPT = "mesh-attempt"
+REPLY_TO = "mesh-reply-to"
+CORRELATION_ID = "mesh-correlation-id"
+IDEMPOTENCY_KEY = "mesh-idempotency-key"
+STATUS = "mesh-status"
+STATUS_MESSAGE = "mesh-status-message"
+STATUS_DETAILS = "mesh-status-details"
+ORIGIN = "mesh-origin"
+REPLAY_ID = "mesh-replay-id"
+SIGNATURE = "mesh-signature"
+EXCEPTION = "mesh-exception"
+FIRST_FAILURE = "mesh-first-failure"
+LAST_FAILURE = "mesh-last-failure"
+
+SPEC_VERSION = "1.0"
+MAX_TEXT_BYTES = 2048
+"""Bound of each free text that the mesh writes (status message, details, exception), in bytes."""
+
+MAX_READ_BYTES = 16 * 1024
+"""Bound of each header that the mesh reads, in bytes; traceparent, ids and status all stay far below."""
+
+# Long enough for a place in the log, which names records that came without an id (topic names take up to 249).
+_ID = re.compile(r"[\x21-\x7e]{1,300}")
+
+
+class ReplyTo(NamedTuple):
+    """Where a caller waits for its reply: a topic and the one partition it reads."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}"
+
+
+class Origin(NamedTuple):
+    """The first record of a request: where it stood before retries and dead letters."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class Envelope(NamedTuple):
+    """What the headers of one message say, typed.
+
+    Args:
+        id: the message's id, a UUIDv7 (RFC 9562); kept over retries and replays.
+        source: the service that sent it.
+        type: the operation or event; an operation's replies have ``.reply`` behind it.
+        time: when it was made, epoch ms; -1 when the sender did not say.
+        traceparent, tracestate, baggage: W3C trace context, as text.
+        deadline: when the work is no longer worth doing, epoch ms; None for no limit.
+        attempt: 1 for the first delivery to a handler.
+        reply_to: where the reply goes; None for one-way messages.
+        correlation_id: on a reply, the id of its request.
+        idempotency_key: the caller's key for requests that must have one effect.
+        status: on a reply or dead letter, how it ended; None elsewhere.
+        status_message, status_details: on an error, its sentence and its facts.
+        origin: on retries and dead letters, the first record.
+        replay_id: on what was put back from a dead letter, that replay's id.
+        signature: the sender's signature, where identity is signed.
+        exception: on a dead letter, the type of what the handler raised.
+        first_failure, last_failure: on retries and dead letters, when attempts failed, epoch ms.
+    """
+
+    id: str = ""
+    source: str = ""
+    type: str = ""
+    time: int = -1
+    traceparent: str | None = None
+    tracestate: str | None = None
+    baggage: str | None = None
+    deadline: int | None = None
+    attempt: int = 1
+    reply_to: ReplyTo | None = None
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
+    status: StatusCode | None = None
+    status_message: str | None = None
+    status_details: Mapping[str, Any] = MappingProxyType({})
+    origin: Origin | None = None
+    replay_id: str | None = None
+    signature: bytes | None = None
+    exception: str | None = None
+    first_failure: int | None = None
+    last_failure: int | None = None
+
+
+def write(envelope: Envelope) -> RawHeaders:
+    """Write an envelope as headers, without those that are absent or at their default."""
+    e = envelope
+    # A record made by a plain Kafka client names no source, and neither does its retry.
+    named = ((CE_ID, e.id), (CE_SOURCE, e.source), (CE_TYPE, e.type))
+    raw: RawHeaders = [(name, value.encode()) for name, value in named if value]
+    raw.append((CE_SPECVERSION, SPEC_VERSION.encode()))
+    if e.time >= 0:
+        raw.append((CE_TIME, _rfc3339(e.time)))
+    for name, text in ((TRACEPARENT, e.traceparent), (TRACESTATE, e.tracestate), (BAGGAGE, e.baggage)):
+        if text:
+            raw.append((name, text.encode()))
+    if e.deadline is not None:
+        raw.append((DEADLINE, b"%d" % e.deadline))
+    if e.attempt != 1:
+        raw.append((ATTEMPT, b"%d" % e.attempt))
+    if e.reply_to is not None:
+        raw.append((REPLY_TO, str(e.reply_to).encode()))
+    if e.correlation_id is not None:
+        raw.append((CORRELATION_ID, e.correlation_id.encode()))
+    if e.idempotency_key is not None:
+        raw.append((IDEMPOTENCY_KEY, e.idempotency_key.encode()))
+    if e.status is not None:
+        raw.append((STATUS, e.status.name.encode()))
+    if e.status_message is not None:
+        raw.append((STATUS_MESSAGE, bounded(e.status_message)))
+    if e.status_details:
+        raw.append((STATUS_DETAILS, _details(e.status_details)))
+    if e.origin is not None:
+        raw.append((ORIGIN, str(e.origin).encode()))
+    if e.replay_id is not None:
+        raw.append((REPLAY_ID, e.replay_id.encode()))
+    if e.signature is not None:
+        raw.append((SIGNATURE, e.signature))
+    if e.exception is not None:
+        raw.append((EXCEPTION, bounded(e.exception)))
+    if e.first_failure is not None:
+        raw.append((FIRST_FAILURE, b"%d" % e.first_failure))
+    if e.last_failure is not None:
+        raw.append((LAST_FAILURE, b"%d" % e.last_failure))
+    return raw
+
+
+def read(raw: Iterable[tuple[str, bytes | None]] | None) -> tuple[Envelope, InvalidArgument | None]:
+    """Read the mesh's headers out of a record's; others are left alone. The last of a repeated name counts.
+
+    Returns:
+        What could be read, and the first problem met: a malformed header must not cost a caller its answer,
+        so the readable ones (reply-to, id) count even then.
+    """
+    if not raw:
+        return Envelope(), None
+    fields: dict[str, Any] = {}
+    problem: InvalidArgument | None = None
+    for name, value in raw:
+        known = _READERS.get(name)
+        if known is None or value is None:
+            continue
+        field, parse = known
+        try:
+            if len(value) > MAX_READ_BYTES:
+                raise ValueError(f"more than {MAX_READ_BYTES} bytes")
+            fields[field] = parse(value)
+        except (ValueError, KeyError, OverflowError, RecursionError) as error:
+            if name in _IGNORED_WHEN_MALFORMED:
+                continue
+            shown = value[:60].decode("utf-8", "backslashreplace")
+            problem = problem or InvalidArgument(f"header {name} is malformed: {shown!r}")
+            problem.__cause__ = error
+    return Envelope(**fields), problem
+
+
+def mesh_names() -> frozenset[str]:
+    """Tell the names of all headers that the mesh writes and reads."""
+    return frozenset(_READERS) | {CE_SPECVERSION}
+
+
+def bounded(text: str, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Encode a free text as UTF-8 of at most `limit` bytes; what is cut off is marked with an ellipsis."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return data
+    mark = "…".encode() if limit >= 3 else b""
+    return data[: limit - len(mark)].decode("utf-8", "ignore").encode() + mark
+
+
+def _details(details: Mapping[str, Any]) -> bytes:
+    try:
+        data = json.dumps(dict(details), default=str, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        # A handler's details must not keep its answer from being sent.
+        return json.dumps({"unreadable": type(error).__name__}).encode()
+    if len(data) <= MAX_TEXT_BYTES:
+        return data
+    return json.dumps({"truncated": True, "bytes": len(data)}).encode()
+
+
+def _rfc3339(epoch_ms: int) -> bytes:
+    moment = datetime.fromtimestamp(epoch_ms / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z".encode()
+
+
+def _text(value: bytes) -> str:
+    return value.decode()
+
+
+def _identifier(value: bytes) -> str:
+    text = value.decode("ascii")
+    if not _ID.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _number(value: bytes) -> int:
+    if not (value.isdigit() and len(value) <= 18):
+        raise ValueError(value)
+    return int(value)
+
+
+def _attempt(value: bytes) -> int:
+    number = _number(value)
+    if number < 1:
+        raise ValueError(number)
+    return number
+
+
+def _time(value: bytes) -> int:
+    moment = datetime.fromisoformat(value.decode("ascii"))
+    if moment.tzinfo is None:
+        raise ValueError(value)
+    return round(moment.timestamp() * 1000)
+
+
+def _reply_to(value: bytes) -> ReplyTo:
+    topic, _, partition = _text(value).rpartition("/")
+    if not topic:
+        raise ValueError(value)
+    return ReplyTo(topic, _number(partition.encode()))
+
+
+def _origin(value: bytes) -> Origin:
+    topic, partition, offset = _text(value).rsplit("/", 2)
+    if not topic:
+        raise ValueError(value)
+    return Origin(topic, _number(partition.encode()), _number(offset.encode()))
+
+
+def _status(value: bytes) -> StatusCode:
+    return StatusCode[_text(value)]
+
+
+def _json_object(value: bytes) -> Mapping[str, Any]:
+    parsed = json.loads(value)
+    if not isinstance(parsed, dict):
+        raise ValueError(value)  # noqa: TRY004 - all malformed headers are ValueErrors to read()
+    return parsed
+
+
+# W3C Trace Context: who can't read the context begins a new trace; the message itself is none the worse.
+_IGNORED_WHEN_MALFORMED = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
+
+_READERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
+    CE_ID: ("id", _identifier),
+    CE_SOURCE: ("source", _identifier),
+    CE_TYPE: ("type", _text),
+    CE_TIME: ("time", _time),
+    TRACEPARENT: ("traceparent", _text),
+    TRACESTATE: ("tracestate", _text),
+    BAGGAGE: ("baggage", _text),
+    DEADLINE: ("deadline", _number),
+    ATTEMPT: ("attempt", _attempt),
+    REPLY_TO: ("reply_to", _reply_to),
+    CORRELATION_ID: ("correlation_id", _identifier),
+    IDEMPOTENCY_KEY: ("idempotency_key", _identifier),
+    STATUS: ("status", _status),
+    STATUS_MESSAGE: ("status_message", _text),
+    STATUS_DETAILS: ("status_details", _json_object),
+    ORIGIN: ("origin", _origin),
+    REPLAY_ID: ("replay_id", _identifier),
+    SIGNATURE: ("signature", bytes),
+    EXCEPTION: ("exception", _text),
+    FIRST_FAILURE: ("first_failure", _number),
+    LAST_FAILURE: ("last_failure", _number),
+}

@@ -1,0 +1,34 @@
+"""The inbound pipeline: ONE list of layers, in the order in which a record meets them.
+
+On the way of a message: between the consumer and the handler.
+"""
+
+from __future__ import annotations
+
+from broker_mesh.layer import Layer, Step, stack
+from broker_mesh.outcome import Outcome
+
+
+def layers(
+    *,
+    trace: Layer[Outcome],
+    settle: Layer[Outcome],
+    headers: Layer[Outcome],
+    identity: Layer[Outcome],
+    deadline: Layer[Outcome],
+    validate: Layer[Outcome],
+) -> list[Layer[Outcome]]:
+    """Give the layers in message order."""
+    return [
+        trace,  # first, so that its span covers the settlement and every refusal
+        settle,  # outermost of all that can fail: each failure is classified once, here
+        headers,  # what follows trusts the envelope
+        identity,  # who asks must be known before any rule about who may
+        deadline,  # cheap, and spares expired work the decode
+        validate,  # last: the handler gets a model, never bytes
+    ]
+
+
+def pipeline(stacked: list[Layer[Outcome]], handle: Step[Outcome]) -> Step[Outcome]:
+    """Join the layers and the handler at their end."""
+    return stack(stacked, handle)

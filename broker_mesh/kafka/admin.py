@@ -1,0 +1,176 @@
+"""Administration: what topics there are, making ours, and whether Kafka can be reached at all.
+
+On the way of a message: at the start of a service, and before the first message to a topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from broker_mesh.errors import MeshError, NotFound, Unauthenticated, Unavailable
+from broker_mesh.kafka import config
+from broker_mesh.kafka.errors import translate
+from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.kafka.topics import TopicSpec
+from broker_mesh.settings import Settings
+
+_TOPIC_VISIBLE_SECONDS = 10.0
+
+
+class TopicInfo(NamedTuple):
+    """A topic as Kafka describes it."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+
+
+class Admin:
+    """Kafka's admin client for one event loop.
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+
+    Raises:
+        SettingsError: librdkafka refuses a property.
+    """
+
+    def __init__(self, settings: Settings, client_id: str) -> None:
+        self._settings = settings
+        self._timeout = settings.connect_timeout_seconds
+        self._outages = OutageLog("admin client")
+        properties = config.without(
+            config.common(settings, client_id=client_id, on_error=self._outages),
+            config.CONSUMER_ONLY + config.PRODUCER_ONLY,
+        )
+        try:
+            self._client = AdminClient(properties)
+        except KafkaException as error:
+            raise translate(error, "setting up the connection to Kafka") from error
+
+    async def count_brokers(self) -> int:
+        """Connect, and tell how many brokers there are.
+
+        Raises:
+            Unavailable: none answered within `connect_timeout_seconds`.
+            Unauthenticated: TLS or SASL settings do not fit the broker's.
+        """
+        try:
+            cluster = await asyncio.wrap_future(self._client.describe_cluster(request_timeout=self._timeout))
+        except KafkaException as error:
+            raise self._unreachable(error) from error
+        return len(cluster.nodes)
+
+    async def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        """Describe those of the named topics that exist, without making any.
+
+        Raises:
+            MeshError: Kafka can't be asked.
+        """
+        if not names:
+            return {}
+        futures = self._client.describe_topics(TopicCollection(list(names)), request_timeout=self._timeout)
+        found: dict[str, TopicInfo] = {}
+        for name, future in futures.items():
+            try:
+                topic = await asyncio.wrap_future(future)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    continue
+                raise self._failed(error, f"describing topic {name!r}") from error
+            replicas = min((len(partition.replicas) for partition in topic.partitions), default=0)
+            found[name] = TopicInfo(name, len(topic.partitions), replicas)
+        return found
+
+    async def topic_names(self) -> list[str]:
+        """List the names of all topics, sorted."""
+        try:
+            metadata = await asyncio.to_thread(self._client.list_topics, timeout=self._timeout)
+        except KafkaException as error:
+            raise self._failed(error, "listing topics") from error
+        return sorted(metadata.topics)
+
+    async def create(self, specs: Iterable[TopicSpec]) -> list[str]:
+        """Make topics that are missing, and wait until they can be used.
+
+        Returns:
+            The names of those that were made by this call; others made by a rival count as existing.
+
+        Raises:
+            MeshError: a topic can't be made, with the reason.
+        """
+        wanted = {spec.name: spec for spec in specs}
+        missing = wanted.keys() - (await self.describe(list(wanted))).keys()
+        if not missing:
+            return []
+        futures = self._client.create_topics(
+            [
+                NewTopic(spec.name, spec.partitions, spec.replication_factor, config=dict(spec.config))
+                for name, spec in wanted.items()
+                if name in missing
+            ],
+            request_timeout=self._timeout,
+        )
+        made = []
+        for name, future in futures.items():
+            try:
+                await asyncio.wrap_future(future)
+                made.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise self._failed(error, f"creating topic {name!r}") from error
+        await self._wait_until_visible(missing)
+        return sorted(made)
+
+    async def topic_config(self, name: str) -> dict[str, str]:
+        """Read a topic's properties.
+
+        Raises:
+            NotFound: the topic does not exist.
+            MeshError: Kafka can't be asked.
+        """
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        future = self._client.describe_configs([resource], request_timeout=self._timeout)[resource]
+        try:
+            entries = await asyncio.wrap_future(future)
+        except KafkaException as error:
+            raise self._failed(error, f"reading the configuration of topic {name!r}") from error
+        return {key: entry.value for key, entry in entries.items() if entry.value is not None}
+
+    async def _wait_until_visible(self, names: Iterable[str]) -> None:
+        wanted = list(names)
+        try:
+            async with asyncio.timeout(_TOPIC_VISIBLE_SECONDS):
+                while len(await self.describe(wanted)) < len(wanted):  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"topics {', '.join(sorted(wanted))} were made, but Kafka doesn't show them yet"
+            ) from error
+
+    def _failed(self, error: KafkaException, doing: str) -> MeshError:
+        translated = translate(error, doing)
+        if isinstance(translated, NotFound):
+            return NotFound(f"{doing}: it does not exist")
+        return self._unreachable(error) if isinstance(translated, Unavailable) else translated
+
+    def _unreachable(self, error: KafkaException) -> MeshError:
+        servers = self._settings.bootstrap_servers
+        # A refused login and a TLS mismatch reach the caller as time-outs; what librdkafka said before tells more.
+        last = self._outages.last_error
+        cause = last or str(translate(error, "connecting"))
+        if self._outages.security_error:
+            return Unauthenticated(
+                f"Kafka at {servers} refuses the connection: {self._outages.security_error}; "
+                "check the [kafka] table of mesh.toml (security.protocol, ssl.*, sasl.*)"
+            )
+        return Unavailable(
+            f"no Kafka broker answers at {servers} ({cause}); start it, start one with 'mesh dev up', "
+            "or set MESH_BOOTSTRAP_SERVERS"
+        )

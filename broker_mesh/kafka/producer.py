@@ -1,0 +1,166 @@
+"""The producer: sends records and tells each sender when Kafka has its record on all in-sync replicas.
+
+On the way of a message: the end of the outbound layers, and of every settlement. librdkafka calls back on a
+thread of ours; acknowledgements cross to the event loop once per batch, not once per record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka import Producer as KafkaProducer
+
+from broker_mesh.errors import FailedPrecondition, MessageTooLarge, Unavailable
+from broker_mesh.headers import RawHeaders
+from broker_mesh.kafka import config
+from broker_mesh.kafka.errors import translate
+from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.kafka.topics import HEADROOM_BYTES
+from broker_mesh.message import Receipt
+from broker_mesh.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.1
+_FULL_QUEUE_WAIT_SECONDS = 0.01
+
+
+class Producer:
+    """An idempotent producer, used from one event loop.
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+
+    Raises:
+        SettingsError: librdkafka refuses a property.
+    """
+
+    def __init__(self, settings: Settings, client_id: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.outages = OutageLog("producer")
+        try:
+            self._producer = KafkaProducer(
+                config.producer(settings, client_id=client_id, on_error=self.outages)
+            )
+        except KafkaException as error:
+            raise translate(error, "setting up the producer") from error
+        self._max_bytes = config.max_message_bytes(settings)
+        self._acknowledged: deque[tuple[asyncio.Future[Receipt], KafkaError | None, KafkaMessage]] = deque()
+        self._hop_scheduled = False
+        self._hop_lock = threading.Lock()
+        self._closed = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="mesh-producer", daemon=True)
+        self._poller.start()
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: RawHeaders,
+        partition: int = -1,
+    ) -> Receipt:
+        """Send a record and wait until it is persisted.
+
+        Args:
+            topic: an existing topic.
+            key, value: bytes; a null value is an error reply.
+            headers: in wire form.
+            partition: -1 for by key.
+
+        Returns:
+            Where the record stands.
+
+        Raises:
+            MessageTooLarge: the record is over the client's or the topic's limit.
+            NotFound: the topic or partition does not exist.
+            FailedPrecondition: the producer is closed.
+            MeshError: what else Kafka reports. An outage is no error: it lasts as long as this waits.
+        """
+        acknowledged: asyncio.Future[Receipt] = self._loop.create_future()
+
+        def on_delivery(error: KafkaError | None, message: KafkaMessage) -> None:
+            self._acknowledged.append((acknowledged, error, message))
+            with self._hop_lock:
+                if self._hop_scheduled:
+                    return
+                self._hop_scheduled = True
+            self._loop.call_soon_threadsafe(self._resolve_acknowledged)
+
+        self._refuse_oversized(topic, key, value, headers)
+        where: dict[str, Any] = {} if partition < 0 else {"partition": partition}
+        while True:
+            if self._closed.is_set():
+                raise FailedPrecondition(f"sending to {topic!r}: the mesh is stopped")
+            try:
+                self._producer.produce(
+                    topic, key=key, value=value, headers=list(headers), on_delivery=on_delivery, **where
+                )
+            except BufferError:
+                # librdkafka's queue is full: back-pressure, not an error.
+                await asyncio.sleep(_FULL_QUEUE_WAIT_SECONDS)
+            except KafkaException as error:
+                raise translate(error, f"sending to {topic!r}") from error
+            else:
+                return await acknowledged
+
+    async def close(self, timeout: float) -> None:
+        """Wait until everything sent is acknowledged, then stop.
+
+        Args:
+            timeout: how long to wait at most, seconds.
+
+        Raises:
+            Unavailable: some records are not acknowledged; they may or may not be persisted.
+        """
+        remaining = await asyncio.to_thread(self._producer.flush, timeout)
+        self._closed.set()
+        await asyncio.to_thread(self._poller.join, timeout)
+        self._resolve_acknowledged()
+        if remaining:
+            self._producer.purge()
+            raise Unavailable(f"{remaining} records were not acknowledged by Kafka within {timeout:g} s")
+
+    def _poll(self) -> None:
+        while not self._closed.is_set():
+            self._producer.poll(_POLL_SECONDS)
+
+    def _resolve_acknowledged(self) -> None:
+        # Cleared first: a report appended after the loop below has looked schedules another hop.
+        with self._hop_lock:
+            self._hop_scheduled = False
+        while self._acknowledged:
+            acknowledged, error, message = self._acknowledged.popleft()
+            if acknowledged.done():  # its sender was cancelled
+                continue
+            topic = message.topic() or ""
+            if error is None:
+                acknowledged.set_result(Receipt(topic, message.partition() or 0, message.offset() or 0))
+            else:
+                translated = translate(error, f"sending to {topic!r}")
+                translated.__cause__ = KafkaException(error)
+                acknowledged.set_exception(translated)
+
+    def _refuse_oversized(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: RawHeaders
+    ) -> None:
+        size = (
+            len(key or b"") + len(value or b"") + sum(len(name) + len(data or b"") for name, data in headers)
+        )
+        limit = self._max_bytes
+        if topic.endswith((".retry", ".dead")):  # they must take whatever their source took
+            limit += HEADROOM_BYTES
+        if size > limit:
+            raise MessageTooLarge(
+                f"the message for {topic!r} has {size} bytes and {limit} are allowed: send a reference to "
+                "large data, or raise message.max.bytes in [kafka] and max.message.bytes of the topic",
+                details={"bytes": size, "limit": limit},
+            )

@@ -1,0 +1,283 @@
+"""Reading partitions without a group: replies, looking one up, watching a topic.
+
+On the way of a message: where a reply comes back to its caller. As with the group consumer, one thread makes
+every call on librdkafka's consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from broker_mesh.errors import FailedPrecondition, MeshError, Unavailable
+from broker_mesh.kafka import config
+from broker_mesh.kafka.errors import translate
+from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.message import Record
+from broker_mesh.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Partition: TypeAlias = tuple[str, int]
+
+_POLL_SECONDS = 0.05
+_BATCH = 500
+_QUERY_SECONDS = 10.0
+
+
+class TailReader:
+    """Follows partitions from captured offsets on, and gives batches to the event loop.
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+        received: gets batches, on the loop that makes this object.
+        failed: gets an error that ends the reading, on that loop.
+
+    Raises:
+        SettingsError: librdkafka refuses a property.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client_id: str,
+        received: Callable[[Sequence[Record]], None],
+        failed: Callable[[MeshError], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received = received
+        self._failed = failed
+        self._outages = OutageLog("reply reader")
+        self._consumer = open_consumer(settings, client_id, self._outages)
+        self._requests: queue.SimpleQueue[tuple[Partition, asyncio.Future[int]]] = queue.SimpleQueue()
+        self._followed: set[Partition] = set()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mesh-reader", daemon=True)
+        self._thread.start()
+
+    async def follow(self, topic: str, partition: int) -> int:
+        """Follow a partition from its current end on; a partition that is followed stays as it is.
+
+        Returns:
+            The end offset that was captured: every record from there on is given to `received`.
+
+        Raises:
+            MeshError: the partition does not exist, or Kafka can't be asked.
+        """
+        captured: asyncio.Future[int] = self._loop.create_future()
+        self._requests.put(((topic, partition), captured))
+        return await captured
+
+    async def close(self) -> None:
+        """Stop reading."""
+        self._closing.set()
+        await asyncio.to_thread(self._thread.join, _QUERY_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._take_requests()
+                if not self._followed:
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                first = self._consumer.poll(_POLL_SECONDS)
+                if first is None:
+                    continue
+                batch = list(_records([first, *self._consumer.consume(_BATCH - 1, 0)]))
+                if batch:
+                    self._outages.healed()
+                    self._loop.call_soon_threadsafe(self._received, batch)
+            self._consumer.close()
+        except KafkaException as error:
+            self._loop.call_soon_threadsafe(self._failed, translate(error, "reading replies"))
+        except MeshError as error:
+            self._loop.call_soon_threadsafe(self._failed, error)
+        finally:
+            self._refuse_requests()
+
+    def _take_requests(self) -> None:
+        while not self._requests.empty():
+            (topic, partition), captured = self._requests.get_nowait()
+            try:
+                # A numeric end, captured before the first send: following from OFFSET_END misses records that
+                # arrive while the position is being looked up.
+                end = end_offset(self._consumer, topic, partition)
+                if (topic, partition) not in self._followed:
+                    self._consumer.incremental_assign([TopicPartition(topic, partition, end)])
+                    self._followed.add((topic, partition))
+            except MeshError as error:
+                self._loop.call_soon_threadsafe(_reject, captured, error)
+            else:
+                self._loop.call_soon_threadsafe(_resolve, captured, end)
+
+    def _refuse_requests(self) -> None:
+        while not self._requests.empty():
+            _, captured = self._requests.get_nowait()
+            error = FailedPrecondition("the reader of replies is closed")
+            self._loop.call_soon_threadsafe(_reject, captured, error)
+
+
+def open_consumer(
+    settings: Settings, client_id: str, outages: OutageLog, more: Mapping[str, bool] | None = None
+) -> Consumer:
+    """Make a consumer that joins no group, with some more properties.
+
+    Raises:
+        SettingsError: librdkafka refuses a property.
+    """
+    try:
+        return Consumer({**config.reader(settings, client_id=client_id, on_error=outages), **(more or {})})
+    except KafkaException as error:
+        raise translate(error, "setting up a reader") from error
+
+
+def end_offset(consumer: Consumer, topic: str, partition: int) -> int:
+    """Ask for a partition's end: the offset that the next record will get (blocking).
+
+    Raises:
+        MeshError: the partition does not exist, or Kafka did not answer within 10 s.
+    """
+    return watermarks(consumer, topic, partition)[1]
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """Ask for the first offset that is kept and the offset that the next record will get (blocking).
+
+    Raises:
+        MeshError: the partition does not exist, or Kafka did not answer within 10 s.
+    """
+    patience = time.monotonic() + _QUERY_SECONDS
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=_QUERY_SECONDS
+            )
+        except KafkaException as error:
+            translated = translate(error, f"asking for the end of {topic}/{partition}")
+            # A brand-new topic may have no leader for a moment.
+            if not translated.retriable or time.monotonic() >= patience:
+                raise translated from error
+            time.sleep(_POLL_SECONDS)
+        except TypeError as error:  # librdkafka gave no answer in time: the binding returns None
+            raise Unavailable(
+                f"asking for the end of {topic}/{partition}: no answer within {_QUERY_SECONDS:g} s"
+            ) from error
+        else:
+            return low, high
+
+
+def scan(
+    settings: Settings,
+    *,
+    client_id: str,
+    partitions: Mapping[Partition, int],
+    since: int | None,
+    stop: threading.Event,
+) -> Iterator[Record]:
+    """Read partitions from a point in time to a captured end (blocking).
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+        partitions: each with the end offset where its scan stops.
+        since: epoch ms by the records' timestamps; None for the first record kept.
+        stop: ends the scan early.
+
+    Yields:
+        Records; within a partition in order.
+
+    Raises:
+        MeshError: Kafka can't be asked.
+    """
+    consumer = open_consumer(settings, client_id, OutageLog("scan"), {"enable.partition.eof": True})
+    try:
+        starts = _starts(consumer, partitions, since)
+        unread = {key for key, start in starts.items() if start < partitions[key]}
+        consumer.assign([TopicPartition(*key, starts[key]) for key in sorted(unread)])
+        while unread and not stop.is_set():
+            first = consumer.poll(_POLL_SECONDS)
+            messages = [] if first is None else [first, *consumer.consume(_BATCH - 1, 0)]
+            for record in _records(messages):
+                end = partitions[record.topic, record.partition]
+                if record.offset < end:
+                    yield record
+                if record.offset + 1 >= end:
+                    unread.discard((record.topic, record.partition))
+            # The last offsets may be transaction markers or compacted away: then only the end is reported.
+            unread.difference_update(_ended(messages))
+    except KafkaException as error:
+        raise translate(error, "reading records") from error
+    finally:
+        consumer.close()
+
+
+def _ended(messages: Sequence[KafkaMessage]) -> Iterator[Partition]:
+    for message in messages:
+        error, topic, partition = message.error(), message.topic(), message.partition()
+        if (
+            error is not None
+            and error.code() == KafkaError._PARTITION_EOF
+            and topic
+            and partition is not None
+        ):
+            yield topic, partition
+
+
+def _starts(
+    consumer: Consumer, partitions: Mapping[Partition, int], since: int | None
+) -> dict[Partition, int]:
+    if since is None:
+        return {key: watermarks(consumer, *key)[0] for key in partitions}
+    found = consumer.offsets_for_times(
+        [TopicPartition(*key, since) for key in partitions], timeout=_QUERY_SECONDS
+    )
+    return {
+        (place.topic, place.partition): place.offset
+        if place.offset not in (-1, OFFSET_END)
+        else partitions[place.topic, place.partition]
+        for place in found
+    }
+
+
+def _records(messages: Sequence[KafkaMessage]) -> Iterator[Record]:
+    for message in messages:
+        error = message.error()
+        if error is not None:
+            translated = translate(error, f"reading {message.topic()}/{message.partition()}")
+            if error.code() == KafkaError._PARTITION_EOF or (translated.retriable and not error.fatal()):
+                continue
+            raise translated from KafkaException(error)
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            continue
+        kind, timestamp = message.timestamp()
+        headers = message.headers() or []
+        yield Record(
+            topic,
+            partition,
+            offset,
+            timestamp if kind else -1,
+            message.key(),
+            message.value(),
+            headers,  # type: ignore[arg-type]
+        )
+
+
+def _resolve(captured: asyncio.Future[int], end: int) -> None:
+    if not captured.done():
+        captured.set_result(end)
+
+
+def _reject(captured: asyncio.Future[int], error: MeshError) -> None:
+    if not captured.done():
+        captured.set_exception(error)

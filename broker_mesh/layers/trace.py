@@ -1,0 +1,228 @@
+"""Tracing: one span for each send and for each attempt to process, joined by W3C trace context in the headers.
+
+On the way of a message: outermost in both directions, so that a span covers every check, its refusal too.
+Names and attributes are those of OpenTelemetry's messaging conventions, version 1.44
+(https://github.com/open-telemetry/semantic-conventions/tree/v1.44.0/docs/messaging): a send span is the
+message's creation context, and the parent of the span that processes it. Trace Context and Baggage are W3C's
+(https://www.w3.org/TR/trace-context/, https://www.w3.org/TR/baggage/); by the
+former's processing model a malformed `traceparent` begins a new trace and is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+from opentelemetry import context
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from broker_mesh import headers
+from broker_mesh.errors import MeshError
+from broker_mesh.layer import Layer, Step
+from broker_mesh.message import Message, Receipt
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
+
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+"""The version of the conventions that the attributes below are named by; a collector may translate them."""
+
+SYSTEM: Final = "messaging.system"
+OPERATION_NAME: Final = "messaging.operation.name"
+OPERATION_TYPE: Final = "messaging.operation.type"
+DESTINATION: Final = "messaging.destination.name"
+PARTITION: Final = "messaging.destination.partition.id"
+OFFSET: Final = "messaging.kafka.offset"
+KEY: Final = "messaging.kafka.message.key"
+TOMBSTONE: Final = "messaging.kafka.message.tombstone"
+MESSAGE_ID: Final = "messaging.message.id"
+CONVERSATION_ID: Final = "messaging.message.conversation_id"
+BODY_SIZE: Final = "messaging.message.body.size"
+GROUP: Final = "messaging.consumer.group.name"
+CLIENT_ID: Final = "messaging.client.id"
+ERROR_TYPE: Final = "error.type"
+# The mesh's own.
+OUTCOME: Final = "mesh.outcome"
+STATUS: Final = "mesh.status"
+ATTEMPT: Final = "mesh.attempt"
+
+_OUTCOME_NAMES: Final = {Done: "done", RetryLater: "retry-later", DeadLetter: "dead-letter", Drop: "drop"}
+
+_trace_context = TraceContextTextMapPropagator()
+_baggage = W3CBaggagePropagator()
+
+Bind = Callable[[Message], AbstractContextManager[None]]
+"""Makes a message known to whoever asks for "the message being handled" while it is; logs do."""
+
+
+def injected(message: Message, current: Context) -> Message:
+    """Write a context into a message's envelope, in place of what it said: the span in it, and its baggage."""
+    carrier: dict[str, str] = {}
+    _trace_context.inject(carrier, current)
+    _baggage.inject(carrier, current)
+    return message.with_envelope(
+        traceparent=carrier.get(headers.TRACEPARENT),
+        tracestate=carrier.get(headers.TRACESTATE),
+        baggage=carrier.get(headers.BAGGAGE),
+    )
+
+
+def extracted(message: Message) -> Context:
+    """Read the context of a message's sender; what is malformed in it is left out."""
+    envelope = message.envelope
+    remote = Context()
+    if envelope.traceparent:
+        carrier = {headers.TRACEPARENT: envelope.traceparent}
+        if envelope.tracestate:
+            carrier[headers.TRACESTATE] = envelope.tracestate
+        remote = _trace_context.extract(carrier, remote)
+    if envelope.baggage:
+        remote = _baggage.extract({headers.BAGGAGE: envelope.baggage}, remote)
+    return remote
+
+
+def outbound(tracer: Tracer, *, client_id: str = "") -> Layer[Receipt]:
+    """Make the outbound layer: a span "send <topic>" that ends when Kafka has acknowledged the message.
+
+    Args:
+        tracer: of `telemetry/tracing.py`.
+        client_id: the producer's `client.id`.
+    """
+
+    def around(rest: Step[Receipt]) -> Step[Receipt]:
+        async def step(message: Message) -> Receipt:
+            parent = context.get_current()
+            span = tracer.start_span(
+                f"send {message.topic}",
+                parent,
+                kind=SpanKind.PRODUCER,
+                attributes={
+                    SYSTEM: "kafka",
+                    OPERATION_NAME: "send",
+                    OPERATION_TYPE: "send",
+                    DESTINATION: message.topic,
+                },
+            )
+            try:
+                if span.is_recording():
+                    span.set_attributes(_facts(message, client_id))
+                receipt = await rest(injected(message, set_span_in_context(span, parent)))
+            except BaseException as error:
+                _fail(span, error)
+                raise
+            else:
+                if span.is_recording():
+                    span.set_attributes({PARTITION: str(receipt.partition), OFFSET: receipt.offset})
+                return receipt
+            finally:
+                span.end()
+
+        return step
+
+    return Layer("trace", around)
+
+
+def inbound(
+    tracer: Tracer, *, group: str, client_id: str = "", bind: Bind = lambda _: nullcontext()
+) -> Layer[Outcome]:
+    """Make the inbound layer: a span "process <operation>" for each attempt, current while the rest goes on.
+
+    What a handler sends is therefore a child of its span, and carries its caller's baggage on.
+
+    Args:
+        tracer: of `telemetry/tracing.py`.
+        group: the consumer group.
+        client_id: the consumer's `client.id`.
+        bind: entered with the message once its span is current.
+    """
+
+    def around(rest: Step[Outcome]) -> Step[Outcome]:
+        async def step(message: Message) -> Outcome:
+            remote = extracted(message)
+            span = tracer.start_span(
+                f"process {message.operation}",
+                remote,
+                kind=SpanKind.CONSUMER,
+                attributes={
+                    SYSTEM: "kafka",
+                    OPERATION_NAME: "process",
+                    OPERATION_TYPE: "process",
+                    DESTINATION: message.topic,
+                    PARTITION: str(message.partition),
+                },
+            )
+            token = context.attach(set_span_in_context(span, remote))
+            try:
+                if span.is_recording():
+                    span.set_attributes(_record_facts(message, group, client_id))
+                with bind(message):
+                    outcome = await rest(message)
+            except BaseException as error:
+                _fail(span, error)
+                raise
+            else:
+                if span.is_recording():
+                    _conclude(span, outcome)
+                return outcome
+            finally:
+                context.detach(token)
+                span.end()
+
+        return step
+
+    return Layer("trace", around)
+
+
+def _facts(message: Message, client_id: str) -> dict[str, AttributeValue]:
+    envelope = message.envelope
+    facts: dict[str, AttributeValue] = {MESSAGE_ID: envelope.id}
+    conversation = envelope.correlation_id or (envelope.id if message.expects_reply else None)
+    if conversation:
+        facts[CONVERSATION_ID] = conversation
+    if message.value is not None:
+        facts[BODY_SIZE] = len(message.value)
+    if message.key is not None and (key := _canonical(message.key)) is not None:
+        facts[KEY] = key
+    if client_id:
+        facts[CLIENT_ID] = client_id
+    return facts
+
+
+def _record_facts(message: Message, group: str, client_id: str) -> dict[str, AttributeValue]:
+    facts = _facts(message, client_id)
+    facts[GROUP] = group
+    facts[ATTEMPT] = message.envelope.attempt
+    if message.record is not None:
+        facts[OFFSET] = message.record.offset
+        if message.record.value is None:
+            facts[TOMBSTONE] = True
+    return facts
+
+
+def _conclude(span: Span, outcome: Outcome) -> None:
+    span.set_attribute(OUTCOME, _OUTCOME_NAMES[type(outcome)])
+    if outcome.error is None:
+        return
+    span.set_attribute(STATUS, outcome.error.status.name)
+    if not isinstance(outcome, Done):  # an answer such as NOT_FOUND is a result of the work, not its failure
+        _fail(span, outcome.error)
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    if isinstance(error, MeshError):
+        span.set_attribute(ERROR_TYPE, error.status.name)
+        span.set_status(Status(StatusCode.ERROR, error.message))
+    else:
+        span.set_attribute(ERROR_TYPE, type(error).__qualname__)
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+def _canonical(key: bytes) -> str | None:
+    """Give the one text of a key; None for bytes that have none, which the conventions want left out."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,67 @@
+"""What can become of a message: a closed set, decided once and carried out by `settle.py`.
+
+On the way of a message: the last thing the inbound layers return.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from broker_mesh.errors import MeshError
+from broker_mesh.status import STATUS_RULES, DeadLettered
+
+
+class Done(NamedTuple):
+    """The work is done, or answered with an error that is an answer and no failure.
+
+    Args:
+        reply: the encoded reply; None for one-way work and for error answers.
+        error: the answer, where it is an error such as NOT_FOUND.
+    """
+
+    reply: bytes | None = None
+    error: MeshError | None = None
+
+
+class RetryLater(NamedTuple):
+    """Another attempt is due.
+
+    Args:
+        at: when, epoch ms.
+        error: what the last attempt failed with.
+        counts: whether it uses up one of the operation's attempts.
+    """
+
+    at: int
+    error: MeshError
+    counts: bool = True
+
+
+class DeadLetter(NamedTuple):
+    """The record is kept in the dead-letter topic with this reason; a waiting caller is answered with it."""
+
+    error: MeshError
+
+
+class Drop(NamedTuple):
+    """The work is not worth doing any more; a waiting caller is answered with the reason."""
+
+    error: MeshError
+
+
+Outcome: TypeAlias = Done | RetryLater | DeadLetter | Drop
+
+
+def final(error: MeshError, *, expects_reply: bool, started: bool) -> Done | DeadLetter | Drop:
+    """Tell what becomes of a message for which no attempt is left, by the table of `status.py`.
+
+    Args:
+        error: what it ends with.
+        expects_reply: whether a caller waits; one-way work that fails must leave a trace somewhere.
+        started: whether the handler ran: an error that is an answer is then the work's result (Done),
+            before it is a refusal (Drop).
+    """
+    kept = STATUS_RULES[error.status].dead_lettered
+    if kept is DeadLettered.ALWAYS or (kept is DeadLettered.IF_UNANSWERED and not expects_reply):
+        return DeadLetter(error)
+    return Done(error=error) if started else Drop(error)

@@ -1,0 +1,305 @@
+"""The service side: takes records, runs handlers in order per key, lets offsets go when they are settled.
+
+On the way of a message: between the consumer and the inbound pipeline. Records of one key wait in one lane and
+run one after the other; lanes of different keys run side by side, up to `concurrency` handlers at once. All of
+this lives on the event loop; only `GroupConsumer`'s thread touches Kafka's consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from broker_mesh.errors import InternalError, MeshError
+from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Positions
+from broker_mesh.kafka.offsets import OffsetTracker
+from broker_mesh.layer import Step
+from broker_mesh.layers.retry import Retry
+from broker_mesh.layers.validate import Decoder
+from broker_mesh.message import Message, Record, now_ms, received
+from broker_mesh.outcome import Outcome, RetryLater
+from broker_mesh.settings import Settings
+from broker_mesh.settle import FencedError
+
+logger = logging.getLogger(__name__)
+
+Ordering: TypeAlias = Literal["key", "partition", "none"]
+
+_COMMIT_INTERVAL_SECONDS = 0.2
+_REVOKE_BUDGET_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One thing that a service handles: an operation, or an event it subscribes to.
+
+    Args:
+        name: the operation or event, which is the topic too.
+        stem: what the retry and dead-letter topics are named after.
+        decoder: for requests or events.
+        ordering: which records wait for each other.
+        retry: what follows a failed attempt.
+    """
+
+    name: str
+    stem: str
+    decoder: Decoder
+    ordering: Ordering
+    retry: Retry
+
+
+class _Assignment:
+    """One partition, from its assignment to its revocation; the epoch tells it from earlier ones."""
+
+    def __init__(self, start: Position) -> None:
+        self.epoch = start.epoch
+        self.tracker = OffsetTracker(start.offset)
+        self.lanes: dict[Hashable, deque[Record]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.draining = asyncio.Event()  # start nothing more
+        self.moved = False  # the position has grown since it was last committed
+
+
+class Service:
+    """The handling side of a mesh, a `GroupListener`.
+
+    Args:
+        settings: with limits and the grace period.
+        endpoints: what is handled, by topic.
+        make_pipeline: makes the inbound pipeline, given the check that tells a current message.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        endpoints: Iterable[Endpoint],
+        make_pipeline: Callable[[Callable[[Message], bool]], Step[Outcome]],
+    ) -> None:
+        self._settings = settings
+        self._endpoints: Mapping[str, Endpoint] = {endpoint.name: endpoint for endpoint in endpoints}
+        self._pipeline = make_pipeline(self.is_current)
+        self._running = asyncio.Semaphore(settings.concurrency)
+        self._assignments: dict[Partition, _Assignment] = {}
+        self._stopping = False
+        self._consumer: GroupConsumer | None = None
+        self._committer: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def topics(self) -> list[str]:
+        """What the service consumes."""
+        return list(self._endpoints)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are assigned now."""
+        return len(self._assignments)
+
+    @property
+    def in_flight(self) -> int:
+        """How many records are taken and not settled."""
+        return sum(assignment.tracker.pending for assignment in self._assignments.values())
+
+    def start(self, consumer: GroupConsumer) -> None:
+        """Begin to take records from a consumer, which was made with this service as its listener."""
+        self._consumer = consumer
+        self._committer = asyncio.create_task(self._commit_regularly(), name="mesh-committer")
+        consumer.start()
+
+    async def failure(self) -> None:
+        """Wait until the service can't go on, and raise why; ends only so or by cancellation."""
+        await asyncio.shield(self._failure)
+
+    async def stop(self) -> None:
+        """Take nothing more, let handlers finish within the grace period, commit, leave the group.
+
+        What is not finished by then is handed back: it is not committed, and comes again elsewhere.
+        """
+        if self._consumer is None:
+            return
+        self._stopping = True
+        self._consumer.stop_delivering()
+        in_work = self.in_flight
+        if in_work:
+            logger.info("stopping: up to %g s for what is in work", self._settings.grace_seconds)
+        positions = await self._drain(list(self._assignments), self._settings.grace_seconds)
+        if self._committer is not None:
+            self._committer.cancel()
+        await self._consumer.close(positions, timeout=10.0)
+
+    def is_current(self, message: Message) -> bool:
+        """Tell whether a message's partition is still assigned as it was when the message was taken."""
+        assignment = self._assignments.get((message.topic, message.partition))
+        return assignment is not None and assignment.epoch == message.epoch
+
+    # ── GroupListener ─────────────────────────────────────────────────────────────────────────────────────
+
+    def assigned(self, positions: Positions) -> None:
+        """Take over partitions."""
+        for partition, position in positions.items():
+            self._assignments[partition] = _Assignment(position)
+            if self._stopping:
+                self._assignments[partition].draining.set()
+
+    def received(self, batch: Sequence[Record]) -> None:
+        """Put records into their lanes, and start the lanes that were empty."""
+        unwanted = 0
+        for record in batch:
+            assignment = self._assignments.get((record.topic, record.partition))
+            if assignment is None or assignment.draining.is_set():
+                unwanted += 1
+                continue
+            assignment.tracker.take(record.offset)
+            lane_key = self._lane_key(record)
+            lane = assignment.lanes.get(lane_key)
+            if lane is not None:
+                lane.append(record)
+                continue
+            assignment.lanes[lane_key] = deque([record])
+            task = asyncio.create_task(self._run_lane(assignment, lane_key))
+            assignment.tasks.add(task)
+            task.add_done_callback(assignment.tasks.discard)
+        self._finished(unwanted)
+
+    async def drain(self, partitions: Sequence[Partition]) -> Positions:
+        """Finish what is being handled before a rebalance takes the partitions away."""
+        return await self._drain(partitions, _REVOKE_BUDGET_SECONDS)
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """Drop everything of partitions that another member may own already."""
+        for partition in partitions:
+            assignment = self._assignments.pop(partition, None)
+            if assignment is not None:
+                assignment.draining.set()
+                for task in assignment.tasks:
+                    task.cancel()
+
+    def failed(self, error: MeshError) -> None:
+        """Make `failure` raise."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
+            self._failure.exception()  # marks it as retrieved: a stop may come before anyone waits
+
+    # ── lanes ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _lane_key(self, record: Record) -> Hashable:
+        match self._endpoints[record.topic].ordering:
+            case "partition":
+                return record.topic
+            case "key" if record.key is not None:
+                return record.key
+            case _:
+                return record.offset
+
+    async def _run_lane(self, assignment: _Assignment, lane_key: Hashable) -> None:
+        lane = assignment.lanes[lane_key]
+        taken = 0
+        try:
+            while lane and not assignment.draining.is_set():
+                record = lane.popleft()
+                taken = 1
+                await self._handle(assignment, record)
+                taken = 0
+                self._finished(1)
+        except FencedError:
+            logger.info("a late completion on %s is discarded: the partition has moved", record.topic)
+        except MeshError as error:
+            self.failed(error)
+        except Exception as error:
+            logger.exception(
+                "handling %s/%d/%d failed inside the mesh", record.topic, record.partition, record.offset
+            )
+            stopped = InternalError(f"{type(error).__name__} inside the mesh: {error}")
+            stopped.__cause__ = error
+            self.failed(stopped)
+        finally:
+            self._finished(taken + len(lane))
+            assignment.lanes.pop(lane_key, None)
+
+    async def _handle(self, assignment: _Assignment, record: Record) -> None:
+        """See one record through all its attempts; its successors in the lane wait meanwhile."""
+        message = received(record, record.topic, assignment.epoch)
+        while True:
+            async with self._running:
+                outcome = await self._pipeline(message)
+            if not isinstance(outcome, RetryLater):
+                break
+            message = _next_attempt(message, outcome)
+            logger.warning(
+                "%s %s: attempt %d failed: %s; next attempt in %.1f s",
+                message.operation,
+                message.envelope.id,
+                message.envelope.attempt - outcome.counts,
+                outcome.error,
+                max(0, outcome.at - now_ms()) / 1000,
+            )
+            await _sleep_until(outcome.at, assignment.draining)
+            if assignment.draining.is_set():
+                raise FencedError
+        if assignment.tracker.done(record.offset):
+            assignment.moved = True
+
+    def _finished(self, count: int) -> None:
+        if count and self._consumer is not None:
+            self._consumer.finished(count)
+
+    # ── offsets ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_COMMIT_INTERVAL_SECONDS)
+            positions = self._take_moved(self._assignments)
+            if positions and self._consumer is not None:
+                self._consumer.commit(positions)
+
+    def _take_moved(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
+        positions = {}
+        for partition in partitions:
+            assignment = self._assignments.get(partition)
+            if assignment is not None and assignment.moved:
+                assignment.moved = False
+                positions[partition] = Position(assignment.epoch, assignment.tracker.position)
+        return positions
+
+    async def _drain(self, partitions: Sequence[Partition], budget: float) -> Positions:
+        drained = {key: self._assignments[key] for key in partitions if key in self._assignments}
+        for assignment in drained.values():
+            assignment.draining.set()
+        tasks = [task for assignment in drained.values() for task in assignment.tasks]
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=budget)
+            if unfinished:
+                logger.warning(
+                    "%d handlers did not finish within %g s: their records come again",
+                    len(unfinished),
+                    budget,
+                )
+        positions = self._take_moved(drained)
+        # From here on the epoch is gone: a completion that comes later settles nothing.
+        self.lost(list(drained))
+        return positions
+
+
+def _next_attempt(message: Message, outcome: RetryLater) -> Message:
+    envelope = message.envelope
+    failed_at = now_ms()
+    return message.with_envelope(
+        attempt=envelope.attempt + 1 if outcome.counts else envelope.attempt,
+        first_failure=envelope.first_failure or failed_at,
+        last_failure=failed_at,
+    )
+
+
+async def _sleep_until(at: int, interrupted: asyncio.Event) -> None:
+    delay = (at - now_ms()) / 1000
+    if delay <= 0:
+        return
+    try:
+        async with asyncio.timeout(delay):
+            await interrupted.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,179 @@
+"""Settings: where each value comes from, and what stops the start-up.
+
+On the way of a message: before it. Order of precedence: arguments of `Mesh`, `MESH_*` variables, `mesh.toml`,
+then a running `mesh dev`. The environment and the folder are passed in, so tests use a dict and a tmp_path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from broker_mesh.errors import SettingsError
+
+FILE_NAME = "mesh.toml"
+ENV_PREFIX = "MESH_"
+KAFKA_ENV_PREFIX = "MESH_KAFKA_"
+
+# Read by other parts of the mesh: where `mesh dev` keeps its data and its downloads, and which file to read.
+_OTHER_VARIABLES = frozenset({"MESH_CONFIG", "MESH_DEV_DIR", "MESH_CACHE_DIR", "MESH_MAVEN_URL"})
+
+# librdkafka properties that the mesh's delivery promises rest on: they are not for the user to change.
+RESERVED_KAFKA_PROPERTIES: Mapping[str, str] = {
+    "bootstrap.servers": "set bootstrap_servers instead",
+    "metadata.broker.list": "set bootstrap_servers instead",
+    "request.required.acks": "a request counts as sent when all in-sync replicas have it",
+    "acks": "a request counts as sent when all in-sync replicas have it",
+    "enable.idempotence": "retries of the producer must not repeat or reorder",
+    "enable.auto.commit": "offsets move only after settlement",
+    "enable.auto.offset.store": "offsets move only after settlement",
+    "auto.offset.reset": "a group never skips or repeats its backlog silently",
+    "isolation.level": "consumers never see aborted transactions",
+    "partitioner": "all clients of the mesh must map a key to the same partition",
+    "group.id": "the group is named after the service and its version",
+    "group.remote.assignor": "an operation and its retries must stay with one member",
+    "transactional.id": "transactions are the mesh's own",
+    "message.timeout.ms": "a request waits for Kafka; use timeout or expires_in",
+    "delivery.timeout.ms": "a request waits for Kafka; use timeout or expires_in",
+}
+
+
+class Settings(BaseModel):
+    """All settings of one process. Field names are the keys of mesh.toml; variables are `MESH_` + upper case."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap_servers: str | None = Field(
+        default=None, description="Kafka's addresses: host:port, separated by commas"
+    )
+    schemas: Path = Field(
+        default=Path("schemas"), description="folder of Avro schemas, one folder per service"
+    )
+    partitions: int = Field(default=6, ge=1, le=10_000, description="of topics that the mesh creates")
+    replication_factor: int | None = Field(
+        default=None,
+        ge=1,
+        le=32,
+        description="of topics that the mesh creates; default 3, or all brokers if fewer",
+    )
+    request_retention_days: float = Field(
+        default=30.0, gt=0, le=3650, description="how long requests and replies are kept"
+    )
+    max_in_flight: int = Field(
+        default=1000, ge=1, le=1_000_000, description="records taken but not settled, per process"
+    )
+    concurrency: int = Field(
+        default=100, ge=1, le=100_000, description="handlers that run at once, per process"
+    )
+    grace_seconds: float = Field(
+        default=20.0, ge=0, le=3600, description="how long a stopping service lets its handlers finish"
+    )
+    connect_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="how long a start waits for Kafka"
+    )
+    kafka: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="librdkafka properties passed through: TLS, SASL, tuning"
+    )
+
+
+def load(
+    arguments: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    directory: Path,
+) -> Settings:
+    """Put the settings together.
+
+    Args:
+        arguments: what the program gave to `Mesh`; None values count as not given.
+        environ: environment variables; `MESH_CONFIG` names another file than `mesh.toml`.
+        directory: where `mesh.toml` is looked for, and what relative paths of variables and arguments start from.
+
+    Raises:
+        SettingsError: a value or a name is wrong; the sentence says which, where it stands and what to write.
+    """
+    from_file, file = _read_file(environ, directory)
+    from_environment = _read_environment(environ)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    kafka: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, source in ((str(file), from_file), ("the environment", from_environment), ("Mesh(…)", given)):
+        properties = source.get("kafka", {})
+        if not isinstance(properties, Mapping):
+            raise SettingsError(
+                f"{origin}: kafka must be a table of librdkafka properties, not {properties!r}"
+            )
+        kafka.update(properties)
+        for name, value in source.items():
+            values[name], origins[name] = value, origin
+    if kafka:
+        values["kafka"] = kafka
+    for name in values:
+        if name not in Settings.model_fields:
+            raise SettingsError(
+                f"{origins[name]}: unknown setting {name!r}{nearest(name, Settings.model_fields)}"
+            )
+    for name in kafka:
+        if name in RESERVED_KAFKA_PROPERTIES:
+            raise SettingsError(f"kafka property {name!r} can't be set: {RESERVED_KAFKA_PROPERTIES[name]}")
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_sentence(error, origins)) from error
+    base = file.parent if origins.get("schemas") == str(file) else directory
+    return settings.model_copy(update={"schemas": base / settings.schemas})
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Give the hint that ends a sentence about an unknown name: the nearest right one, or nothing."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f": did you mean {match[0]!r}?" if match else ""
+
+
+def _read_file(environ: Mapping[str, str], directory: Path) -> tuple[dict[str, Any], Path]:
+    named = environ.get("MESH_CONFIG") or None
+    file = directory / (named or FILE_NAME)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if named is None:
+            return {}, file
+        raise SettingsError(f"MESH_CONFIG names {named!r}, which does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} can't be read: {error}") from error
+    try:
+        return tomllib.loads(text), file
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is not valid TOML: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    kafka: dict[str, str] = {}
+    known = {ENV_PREFIX + name.upper(): name for name in Settings.model_fields if name != "kafka"}
+    for variable, value in environ.items():
+        if not variable.startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        if variable.startswith(KAFKA_ENV_PREFIX):
+            kafka[variable.removeprefix(KAFKA_ENV_PREFIX).lower().replace("_", ".")] = value
+        elif variable in known:
+            values[known[variable]] = value
+        else:
+            names = (*known, *_OTHER_VARIABLES)
+            raise SettingsError(f"the environment: unknown variable {variable}{nearest(variable, names)}")
+    if kafka:
+        values["kafka"] = kafka
+    return values
+
+
+def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    name = str(first["loc"][0]) if first["loc"] else ""
+    return f"{origins.get(name, 'settings')}: {place}: {first['msg']}, got {first.get('input')!r}"

@@ -1,0 +1,216 @@
+"""Settlement: carries an outcome out, durably, before the record's offset may move.
+
+On the way of a message: after the handler. Whatever is produced here is acknowledged by Kafka before
+`carry_out` returns, and the service marks the offset done only then. A crash in between repeats the work; it
+never loses it. Nothing is produced for a record whose partition has gone to another member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from broker_mesh import headers
+from broker_mesh.errors import FailedPrecondition, MeshError, MessageTooLarge, NotFound, PermissionDenied
+from broker_mesh.headers import Envelope, Origin, RawHeaders
+from broker_mesh.kafka.producer import Producer
+from broker_mesh.layer import Step
+from broker_mesh.message import Message, Receipt, Record, new_id, now_ms
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
+from broker_mesh.status import StatusCode
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 10.0
+
+
+class FencedError(Exception):
+    """The record belongs to another member now: stop working on it, settle nothing."""
+
+
+class Settler:
+    """Carries out outcomes for one service.
+
+    Args:
+        service: what replies name as their source.
+        send_reply: sends a finished reply, with a span of its own.
+        producer: writes dead letters, whose headers stay those of the record.
+        dead_topic_of: tells where dead letters of a message go.
+        is_current: whether a message's partition is still assigned as it was when the message was taken.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        send_reply: Step[Receipt],
+        producer: Producer,
+        dead_topic_of: Callable[[Message], str],
+        is_current: Callable[[Message], bool],
+    ) -> None:
+        self._service = service
+        self._send_reply = send_reply
+        self._producer = producer
+        self._dead_topic_of = dead_topic_of
+        self._is_current = is_current
+
+    async def carry_out(self, message: Message, outcome: Outcome) -> None:
+        """Make an outcome durable.
+
+        Raises:
+            FencedError: the partition is gone; nothing more was produced.
+        """
+        match outcome:
+            case Done(reply, None):
+                if message.expects_reply:
+                    await self._answer(message, reply)
+            case Done(_, error) if error is not None:
+                if message.expects_reply:
+                    await self._answer_error(message, error)
+            case Drop(error):
+                logger.info("%s %s is dropped: %s", message.operation, message.envelope.id, error)
+                if message.expects_reply:
+                    await self._answer_error(message, error)
+            case DeadLetter(error):
+                # Kept first, answered second: a crash in between repeats both, the other order could lose it.
+                await self._keep(message, error)
+                if message.expects_reply:
+                    await self._answer_error(message, error)
+            case RetryLater():
+                # The service holds the record, and its key with it, until the next attempt.
+                pass
+
+    async def _answer(self, message: Message, reply: bytes | None) -> None:
+        answer = self._reply(message, value=reply, status=StatusCode.OK)
+        try:
+            await self._send(message, answer)
+        except MessageTooLarge as error:
+            # The work was done, but its result can't travel: both sides must hear of it.
+            too_large = MessageTooLarge(f"the reply is too large: {error.message}", details=error.details)
+            await self._keep(message, too_large)
+            await self._answer_error(message, too_large)
+        except (NotFound, PermissionDenied) as error:
+            await self._keep(message, _undeliverable(message, error))
+
+    async def _answer_error(self, message: Message, error: MeshError) -> None:
+        answer = self._reply(message, value=None, status=error.status).with_envelope(
+            status_message=error.message, status_details=error.details
+        )
+        try:
+            await self._send(message, answer)
+        except (NotFound, PermissionDenied) as undeliverable:
+            await self._keep(message, _undeliverable(message, undeliverable))
+
+    async def _keep(self, message: Message, error: MeshError) -> None:
+        """Write the dead letter: the record as it came, with why."""
+        record = message.record
+        assert record is not None  # only received messages are settled
+        envelope = message.envelope
+        failed_at = now_ms()
+        facts = Envelope(
+            id=envelope.id,
+            attempt=envelope.attempt,
+            status=error.status,
+            status_message=error.message,
+            status_details=error.details,
+            origin=envelope.origin or Origin(record.topic, record.partition, record.offset),
+            exception=type(error.__cause__ or error).__qualname__,
+            first_failure=envelope.first_failure or failed_at,
+            last_failure=failed_at,
+        )
+        topic = self._dead_topic_of(message)
+        letter_headers = dead_letter_headers(record, facts)
+
+        async def write(partition: int) -> Receipt:
+            return await self._producer.send(
+                topic, key=record.key, value=record.value, headers=letter_headers, partition=partition
+            )
+
+        logger.warning(
+            "%s %s goes to %s: %s",
+            message.operation,
+            envelope.id,
+            topic,
+            error,
+            extra={"status": error.status.name},
+        )
+        try:
+            await self._persist(
+                message, lambda: write(record.partition), f"its dead letter to {topic}", (NotFound,)
+            )
+        except NotFound:
+            # The source has more partitions than its dead-letter topic: by key is better than not at all.
+            await self._persist(message, lambda: write(-1), f"its dead letter to {topic}", ())
+
+    async def _send(self, message: Message, answer: Message) -> None:
+        """Send a reply; raises what only another answer can mend."""
+        gives_up = (NotFound, PermissionDenied, MessageTooLarge)
+        await self._persist(
+            message, lambda: self._send_reply(answer), f"its reply to {answer.topic}", gives_up
+        )
+
+    async def _persist(
+        self,
+        message: Message,
+        produce: Callable[[], Awaitable[Receipt]],
+        what: str,
+        gives_up: tuple[type[MeshError], ...],
+    ) -> None:
+        """Produce until Kafka has it, or an error says that it never will.
+
+        What can't be written holds its record, and with it the offset; nothing is ever skipped.
+        """
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            if not self._is_current(message):
+                raise FencedError
+            try:
+                await produce()
+            except gives_up:
+                raise
+            except MeshError as error:
+                logger.error(
+                    "%s %s is held: %s can't be written: %s; next try in %.1f s",
+                    message.operation,
+                    message.envelope.id,
+                    what,
+                    error,
+                    pause,
+                )
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            else:
+                return
+
+    def _reply(self, message: Message, *, value: bytes | None, status: StatusCode) -> Message:
+        request = message.envelope
+        assert request.reply_to is not None  # asked before
+        return Message(
+            topic=request.reply_to.topic,
+            operation=message.operation,
+            envelope=Envelope(
+                id=new_id(),
+                source=self._service,
+                type=f"{message.operation}.reply",
+                time=now_ms(),
+                correlation_id=request.correlation_id or request.id,
+                attempt=request.attempt,
+                status=status,
+            ),
+            value=value,
+            partition=request.reply_to.partition,
+        )
+
+
+def dead_letter_headers(record: Record, facts: Envelope) -> RawHeaders:
+    """Give a dead letter's headers: the record's own, with the facts of its failure in place of older ones."""
+    written = [(name, value) for name, value in headers.write(facts) if name.startswith("mesh-")]
+    replaced = {name for name, _ in written}
+    return [(name, value) for name, value in record.headers if name not in replaced] + written
+
+
+def _undeliverable(message: Message, error: MeshError) -> MeshError:
+    return FailedPrecondition(
+        f"the work was done, but its reply can't be delivered to {message.envelope.reply_to}: {error.message}"
+    )

@@ -1,0 +1,17 @@
+"""Fixtures shared by all tests: a real Kafka, started once per session and ended with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from broker_mesh.dev.cluster import EmbeddedKafka
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A single-node Kafka, empty at first; where it can't be started, tests that need it fail."""
+    directory = tmp_path_factory.mktemp("kafka")
+    with EmbeddedKafka(directory, ephemeral=True, attached=True) as running:
+        yield running

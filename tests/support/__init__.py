@@ -1,0 +1,1 @@
+"""Counterparts that tests talk to: real protocols on free loopback ports."""

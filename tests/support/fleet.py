@@ -1,0 +1,160 @@
+"""A small service with real declarations, for tests that need one: in process, or as `python -m tests.support.fleet`.
+
+As a process it can be told to kill itself with SIGKILL at one step of its work, once: CRASH_AT names the step,
+CRASH_MARK a file that says it has happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from broker_mesh import Context, Event, Mesh, Operation
+from broker_mesh.errors import NotFound
+
+
+class FindAircraft(BaseModel):
+    tailnum: str
+
+
+class Aircraft(BaseModel):
+    tailnum: str
+    seats: int
+    handled_by: int = 0
+
+
+class Retire(BaseModel):
+    tailnum: str
+    reason: str | None = None
+
+
+class Retired(BaseModel):
+    tailnum: str
+
+
+FIND_AIRCRAFT = Operation("fleet.v1.find-aircraft", request=FindAircraft, reply=Aircraft, key="tailnum")
+RETIRE = Operation("fleet.v1.retire", request=Retire, key="tailnum")
+RETIRED = Event("fleet.v1.events.aircraft-retired", Retired, key="tailnum")
+
+
+def make_mesh(service: str, bootstrap_servers: str, **settings: Any) -> Mesh:
+    """A mesh that sees neither this machine's environment nor the demo's schema files."""
+    settings.setdefault("schemas", "no-such-folder")
+    return Mesh(service, bootstrap_servers=bootstrap_servers, environ={}, **settings)
+
+
+def make_fleet(bootstrap_servers: str, record: Callable[[str], None] = lambda _: None, **settings: Any) -> Mesh:
+    fleet = make_mesh("fleet", bootstrap_servers, **settings)
+
+    @fleet.operation(FIND_AIRCRAFT)
+    async def find_aircraft(request: FindAircraft, context: Context) -> Aircraft:
+        record(f"find {request.tailnum} {context.id} {context.attempt}")
+        if request.tailnum.startswith("X"):
+            raise NotFound(f"no aircraft is registered as {request.tailnum}")
+        return Aircraft(tailnum=request.tailnum, seats=len(request.tailnum), handled_by=os.getpid())
+
+    @fleet.operation(RETIRE)
+    def retire(request: Retire, context: Context) -> None:
+        record(f"retire {request.tailnum} {context.id} {context.attempt}")
+        context.sync().publish(RETIRED, Retired(tailnum=request.tailnum))
+
+    return fleet
+
+
+def append_to(file: Path) -> Callable[[str], None]:
+    def record(line: str) -> None:
+        with file.open("a") as log:  # O_APPEND: whole lines, also from several processes
+            log.write(line + "\n")
+
+    return record
+
+
+# ── crashing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _die_once(mark: Path) -> None:
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(owner: type, name: str, mark: Path) -> None:
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        _die_once(mark)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, patched)
+
+
+def _after(owner: type, name: str, mark: Path) -> None:
+    original = getattr(owner, name)
+    if asyncio.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def patched_async(*args: Any, **kwargs: Any) -> Any:
+            result = await original(*args, **kwargs)
+            _die_once(mark)
+            return result
+
+        setattr(owner, name, patched_async)
+        return
+
+    @functools.wraps(original)
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if result is not False:
+            _die_once(mark)
+        return result
+
+    setattr(owner, name, patched)
+
+
+def install_crash(step: str, mark: Path) -> None:
+    """Have this process kill itself at a step of delivery."""
+    from broker_mesh.handlers import Handler
+    from broker_mesh.kafka.consumer import GroupConsumer
+    from broker_mesh.kafka.offsets import OffsetTracker
+    from broker_mesh.replies import Replies
+    from broker_mesh.service import Service
+    from broker_mesh.settle import Settler
+
+    steps: dict[str, Callable[[], None]] = {
+        # callee
+        "received": lambda: _before(Service, "received", mark),
+        "taken, not handled": lambda: _before(Handler, "run", mark),
+        "handled, not settled": lambda: _before(Settler, "carry_out", mark),
+        "settled, not done": lambda: _after(Settler, "carry_out", mark),
+        "done, not committed": lambda: _after(OffsetTracker, "done", mark),
+        "commit handed over, not sent": lambda: _after(GroupConsumer, "commit", mark),
+        "commit sent, not acknowledged": lambda: _after(GroupConsumer, "_commit_without_waiting", mark),
+        "commit acknowledged": lambda: _after(GroupConsumer, "_on_commit", mark),
+        # caller
+        "reply arrived, not handed on": lambda: _before(Replies, "_received", mark),
+    }
+    steps[step]()
+
+
+async def main() -> None:
+    bootstrap_servers, effects = sys.argv[1], Path(sys.argv[2])
+    step = os.environ.get("CRASH_AT")
+    if step:
+        install_crash(step, Path(os.environ["CRASH_MARK"]))
+    fleet = make_fleet(bootstrap_servers, append_to(effects))
+    await fleet.run(on_ready=lambda: print("ready", flush=True))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

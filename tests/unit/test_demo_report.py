@@ -1,0 +1,174 @@
+"""The demo's sums: they hold for a perfect run, and each way of losing something makes them fail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from demo.contracts import FIND_AIRCRAFT, OBSERVE, FlightDeparted
+from demo.data import Flight, read_flights
+from demo.report import Expected, events_table, expect, problems, requests_table
+from demo.tally import Calls, Departures, Progress
+
+FLIGHTS = 2_000
+
+
+@pytest.fixture(scope="module")
+def expected() -> Expected:
+    return expect(read_flights(FLIGHTS))
+
+
+@pytest.fixture
+def progress(expected: Expected) -> Progress:
+    calls = {
+        name: Calls(
+            sent=FLIGHTS, answered=FLIGHTS - missing, errors=Counter(NOT_FOUND=missing), longest_wait=1.25
+        )
+        for name, missing in expected.not_found.items()
+    }
+    return Progress(flights=FLIGHTS, published=len(expected.departed), calls=calls)
+
+
+@pytest.fixture
+def departures(expected: Expected) -> Departures:
+    found = Departures(expected.departed)
+    for flight in read_flights(FLIGHTS):
+        if flight.departed_at is not None:
+            found.add(departure(flight, flight.departed_at))
+    return found
+
+
+def departure(flight: Flight, departed_at: datetime) -> FlightDeparted:
+    return FlightDeparted(
+        flight=flight.id,
+        tailnum=flight.tailnum,
+        origin=flight.origin,
+        destination=flight.destination,
+        scheduled_at=flight.scheduled_at,
+        departed_at=departed_at,
+    )
+
+
+def test_the_data_has_every_gap_that_the_demo_is_to_meet(expected: Expected) -> None:
+    assert expected.flights == FLIGHTS
+    assert 0 < len(expected.departed) < FLIGHTS
+    assert all(count > 0 for count in expected.not_found.values())
+
+
+def test_a_run_that_loses_nothing_has_no_problems(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    assert problems(expected, progress, departures) == []
+
+
+def test_a_lost_reply_is_a_problem(expected: Expected, progress: Progress, departures: Departures) -> None:
+    progress.calls[FIND_AIRCRAFT.name].answered -= 1
+    assert problems(expected, progress, departures) == [
+        "1 request to fleet.v1.find-aircraft was lost: no answer came."
+    ]
+
+
+def test_a_request_that_was_never_sent_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    progress.calls[OBSERVE.name].sent -= 1
+    progress.calls[OBSERVE.name].answered -= 1
+    (problem,) = problems(expected, progress, departures)
+    assert problem == "1,999 requests to weather.v1.observe were sent for 2,000 flights."
+
+
+def test_an_answer_counted_twice_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    progress.calls[OBSERVE.name].answered += 1
+    assert problems(expected, progress, departures) == [
+        "weather.v1.observe answered 2,000 requests 2,001 times."
+    ]
+
+
+def test_an_error_that_the_data_does_not_call_for_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    calls = progress.calls[FIND_AIRCRAFT.name]
+    calls.answered -= 1
+    calls.errors["UNAVAILABLE"] += 1
+    (problem,) = problems(expected, progress, departures)
+    assert "1 × UNAVAILABLE" in problem
+
+
+def test_an_aircraft_found_that_no_register_knows_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    calls = progress.calls[FIND_AIRCRAFT.name]
+    calls.answered += 1
+    calls.errors["NOT_FOUND"] -= 1
+    assert len(problems(expected, progress, departures)) == 1
+
+
+def test_an_event_that_was_not_published_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    progress.published -= 1
+    assert any("were published" in problem for problem in problems(expected, progress, departures))
+
+
+def test_an_event_that_was_not_received_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures
+) -> None:
+    departures.flights.pop()
+    assert any("the board received" in problem for problem in problems(expected, progress, departures))
+
+
+def test_a_dispatch_that_said_nothing_is_a_problem(expected: Expected) -> None:
+    assert problems(expected, Progress(), Departures(expected.departed))
+
+
+def test_a_repeated_event_is_told_apart_and_does_not_hide_a_lost_one() -> None:
+    first, second = list(read_flights(2))
+    departures = Departures({first.id, second.id})
+    assert first.departed_at is not None
+    departures.add(departure(first, first.departed_at))
+    departures.add(departure(first, first.departed_at))
+    assert (departures.flights, departures.repeats) == ({first.id}, 1)
+
+
+def test_events_of_an_earlier_run_are_not_counted() -> None:
+    (flight,) = read_flights(1)
+    departures = Departures(frozenset())
+    departures.add(departure(flight, datetime.now(UTC)))
+    assert not departures.flights
+
+
+def test_delays_are_summed_by_airport() -> None:
+    (flight,) = read_flights(1)
+    departures = Departures({flight.id})
+    departures.add(departure(flight, flight.scheduled_at + timedelta(minutes=7)))
+    assert departures.delay_minutes == {"EWR": 7}
+
+
+def test_what_is_lost_stands_in_the_tables(progress: Progress, departures: Departures) -> None:
+    progress.calls[FIND_AIRCRAFT.name].answered -= 3
+    departures.flights.pop()
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(requests_table(progress))
+        console.print(events_table(progress, departures))
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in _cells(captured.get())}
+    assert rows[FIND_AIRCRAFT.name][3] == "3"
+    assert rows["all"][3] == "3"
+    assert rows["dispatch.v1.events.flight-departed"][3] == "1"
+
+
+def _cells(text: str) -> list[list[str]]:
+    return [line.split("│") for line in text.splitlines() if line.count("│") > 2]
+
+
+def test_calls_add_up() -> None:
+    total = Calls(sent=3, answered=1, errors=Counter(NOT_FOUND=1), longest_wait=1) + Calls(
+        sent=2, answered=2, longest_wait=2
+    )
+    assert total == Calls(sent=5, answered=3, errors=Counter(NOT_FOUND=1), longest_wait=2)
+    assert total.waiting == 1

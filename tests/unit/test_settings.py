@@ -1,0 +1,167 @@
+"""Settings: where each value comes from, and what stops the start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker_mesh.errors import SettingsError
+from broker_mesh.settings import RESERVED_KAFKA_PROPERTIES, Settings, load, nearest
+
+
+def loaded(
+    directory: Path,
+    file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> Settings:
+    if file is not None:
+        (directory / "mesh.toml").write_text(file, encoding="utf-8")
+    return load(arguments, environ=environ or {}, directory=directory)
+
+
+def refused(directory: Path, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        loaded(directory, *args, **kwargs)
+    return caught.value.message
+
+
+def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
+    assert loaded(tmp_path) == Settings(schemas=tmp_path / "schemas")
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "arguments", "expected"),
+    [
+        ("partitions = 1", {}, {}, 1),
+        ("partitions = 1", {"MESH_PARTITIONS": "2"}, {}, 2),
+        ("partitions = 1", {"MESH_PARTITIONS": "2"}, {"partitions": 3}, 3),
+        ("partitions = 1", {"MESH_PARTITIONS": "2"}, {"partitions": None}, 2),
+        (None, {}, {"partitions": 3}, 3),
+        (None, {}, {}, 6),
+    ],
+)
+def test_arguments_win_over_variables_and_those_over_the_file(
+    tmp_path: Path, file: str | None, environ: dict[str, str], arguments: dict[str, Any], expected: int
+) -> None:
+    assert loaded(tmp_path, file, environ, **arguments).partitions == expected
+
+
+def test_kafka_properties_of_all_sources_are_joined_one_by_one(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        '[kafka]\n"security.protocol" = "PLAINTEXT"\n"client.rack" = "file"\n"linger.ms" = 5\n',
+        {"MESH_KAFKA_SECURITY_PROTOCOL": "SSL", "MESH_KAFKA_CLIENT_RACK": "environment"},
+        kafka={"client.rack": "argument"},
+    )
+    assert settings.kafka == {"security.protocol": "SSL", "client.rack": "argument", "linger.ms": 5}
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "arguments", "sentence"),
+    [
+        ("partitons = 1", {}, {}, "mesh.toml: unknown setting 'partitons': did you mean 'partitions'?"),
+        (
+            None,
+            {},
+            {"bootstrap_server": "x:1"},
+            "Mesh(…): unknown setting 'bootstrap_server': did you mean 'boo",
+        ),
+        (
+            None,
+            {"MESH_PARTITONS": "1"},
+            {},
+            "unknown variable MESH_PARTITONS: did you mean 'MESH_PARTITIONS'?",
+        ),
+        (None, {"MESH_CONFG": "x"}, {}, "unknown variable MESH_CONFG: did you mean 'MESH_CONFIG'?"),
+        ("zzz = 1", {}, {}, "unknown setting 'zzz'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_its_place_and_the_nearest_right_one(
+    tmp_path: Path, file: str | None, environ: dict[str, str], arguments: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refused(tmp_path, file, environ, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "arguments", "sentence"),
+    [
+        ('partitions = "many"', {}, {}, "mesh.toml: partitions: "),
+        ("partitions = 0", {}, {}, "mesh.toml: partitions: "),
+        ("request_retention_days = 4000", {}, {}, "mesh.toml: request_retention_days: "),
+        ("bootstrap_servers = 9092", {}, {}, "mesh.toml: bootstrap_servers: "),
+        (None, {"MESH_GRACE_SECONDS": "soon"}, {}, "the environment: grace_seconds: "),
+        (None, {}, {"concurrency": -1}, "Mesh(…): concurrency: "),
+        (None, {}, {"concurrency": 1.5}, "Mesh(…): concurrency: "),
+        ('[kafka]\n"linger.ms" = [1]', {}, {}, "mesh.toml: kafka.linger.ms"),
+        ('kafka = "linger.ms"', {}, {}, "mesh.toml: kafka must be a table"),
+        (None, {}, {"kafka": ["linger.ms"]}, "Mesh(…): kafka must be a table"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_is_refused_with_its_place(
+    tmp_path: Path, file: str | None, environ: dict[str, str], arguments: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refused(tmp_path, file, environ, **arguments)
+
+
+@pytest.mark.parametrize("name", RESERVED_KAFKA_PROPERTIES)
+def test_kafka_properties_that_the_mesh_s_promises_rest_on_are_refused_with_the_reason(
+    tmp_path: Path, name: str
+) -> None:
+    sentence = f"kafka property {name!r} can't be set: {RESERVED_KAFKA_PROPERTIES[name]}"
+    assert refused(tmp_path, None, {}, kafka={name: "x"}) == sentence
+    assert refused(tmp_path, None, {f"MESH_KAFKA_{name.upper().replace('.', '_')}": "x"}) == sentence
+    assert refused(tmp_path, f'[kafka]\n"{name}" = "x"') == sentence
+
+
+def test_bad_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    sentence = refused(tmp_path, "partitions = 1\npartitions = = 2\n")
+    assert "mesh.toml is not valid TOML" in sentence
+    assert "line 2" in sentence
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").mkdir()
+    assert "can't be read" in refused(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b'schemas = "\xe9"')
+    assert "can't be read" in refused(tmp_path, None, {"MESH_CONFIG": "latin.toml"})
+
+
+def test_another_file_can_be_named_and_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text("partitions = 9")
+    assert loaded(tmp_path, "partitions = 1", {"MESH_CONFIG": "other.toml"}).partitions == 9
+    sentence = refused(tmp_path, None, {"MESH_CONFIG": "gone.toml"})
+    assert sentence == "MESH_CONFIG names 'gone.toml', which does not exist"
+
+
+def test_an_empty_mesh_config_names_no_file(tmp_path: Path) -> None:
+    assert loaded(tmp_path, None, {"MESH_CONFIG": ""}).partitions == 6
+
+
+def test_relative_paths_start_from_the_file_that_names_them_else_from_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "mesh.toml").write_text('schemas = "avro"')
+    named = {"MESH_CONFIG": "conf/mesh.toml"}
+    assert loaded(tmp_path, None, named).schemas == tmp_path / "conf" / "avro"
+    assert loaded(tmp_path, None, {**named, "MESH_SCHEMAS": "mine"}).schemas == tmp_path / "mine"
+    assert loaded(tmp_path, None, named, schemas="/abs").schemas == Path("/abs")
+
+
+def test_variables_of_the_mesh_s_other_parts_and_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+    assert loaded(tmp_path, None, {"MESH_DEV_DIR": "x", "MESH_CACHE_DIR": "y", "HOME": "/", "MESHY": "z"})
+
+
+def test_settings_cannot_be_changed_afterwards(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        loaded(tmp_path).partitions = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("fleets", ": did you mean 'fleet'?"), ("xyz", "")],
+)
+def test_the_nearest_name_is_offered_only_where_one_is_near(name: str, hint: str) -> None:
+    assert nearest(name, ["fleet", "weather"]) == hint
