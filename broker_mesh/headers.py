@@ -53,6 +53,8 @@ MAX_READ_BYTES = 16 * 1024
 # Long enough for a place in the log, which names records that came without an id (topic names take up to 249).
 _ID = re.compile(r"[\x21-\x7e]{1,300}")
 
+_LATEST_TIME = 253_402_300_799_999  # the end of the year 9999, epoch ms: RFC 3339 has four digits for a year
+
 
 class ReplyTo(NamedTuple):
     """Where a caller waits for its reply: a topic and the one partition it reads."""
@@ -251,7 +253,10 @@ def _time(value: bytes) -> int:
     moment = datetime.fromisoformat(value.decode("ascii"))
     if moment.tzinfo is None:
         raise ValueError(value)
-    return round(moment.timestamp() * 1000)
+    epoch_ms = round(moment.timestamp() * 1000)
+    if epoch_ms > _LATEST_TIME:  # an offset can push a moment of 9999 into a year that can't be written again
+        raise ValueError(value)
+    return epoch_ms
 
 
 def _reply_to(value: bytes) -> ReplyTo:

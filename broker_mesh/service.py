@@ -85,6 +85,7 @@ class Service:
         self._running = asyncio.Semaphore(settings.concurrency)
         self._assignments: dict[Partition, _Assignment] = {}
         self._stopping = False
+        self._joined = asyncio.Event()
         self._consumer: GroupConsumer | None = None
         self._committer: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -103,6 +104,10 @@ class Service:
     def in_flight(self) -> int:
         """How many records are taken and not settled."""
         return sum(assignment.tracker.pending for assignment in self._assignments.values())
+
+    async def joined(self) -> None:
+        """Wait until this instance has joined its group, with or without partitions."""
+        await self._joined.wait()
 
     def start(self, consumer: GroupConsumer) -> None:
         """Begin to take records from a consumer, which was made with this service as its listener."""
@@ -140,6 +145,7 @@ class Service:
 
     def assigned(self, positions: Positions) -> None:
         """Take over partitions."""
+        self._joined.set()
         for partition, position in positions.items():
             self._assignments[partition] = _Assignment(position)
             if self._stopping:

@@ -97,6 +97,16 @@ def load(
     Raises:
         SettingsError: a value or a name is wrong; the sentence says which, where it stands and what to write.
     """
+    return load_with_origins(arguments, environ=environ, directory=directory)[0]
+
+
+def load_with_origins(
+    arguments: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    directory: Path,
+) -> tuple[Settings, dict[str, str]]:
+    """Put the settings together as `load`, and tell where each that is not a default was found, by its name."""
     from_file, file = _read_file(environ, directory)
     from_environment = _read_environment(environ)
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -127,7 +137,7 @@ def load(
     except ValidationError as error:
         raise SettingsError(_sentence(error, origins)) from error
     base = file.parent if origins.get("schemas") == str(file) else directory
-    return settings.model_copy(update={"schemas": base / settings.schemas})
+    return settings.model_copy(update={"schemas": base / settings.schemas}), origins
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

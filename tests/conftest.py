@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker_mesh.dev.cluster import EmbeddedKafka
+from tests.support.dead_letters import DeadLetters
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     directory = tmp_path_factory.mktemp("kafka")
     with EmbeddedKafka(directory, ephemeral=True, attached=True) as running:
         yield running
+
+
+@pytest.fixture
+def dead_letters(kafka: EmbeddedKafka) -> DeadLetters:
+    """Reads the dead letters of the session's Kafka."""
+    return DeadLetters(kafka.bootstrap_servers)

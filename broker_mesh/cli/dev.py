@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker_mesh.cli.output import Output, OutputFormat, fail, print_json, stdout
-from broker_mesh.errors import MeshError
+from broker_mesh.errors import MeshError, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,23 +122,19 @@ def logs(
 ) -> None:
     """Print the brokers' logs; with `-o json` one object a line."""
     import json
-    from itertools import chain
 
     from broker_mesh.dev import local
-    from broker_mesh.dev.logs import follow as following
-    from broker_mesh.dev.logs import last_lines
+    from broker_mesh.dev.logs import read
 
     files = local.log_files(_home())
     if not files:
-        fail(MeshError("There are no logs, since no Kafka was started yet: run `mesh dev up`."), NOT_RUNNING)
-    found = last_lines(files, lines)
+        fail(NotFound("There are no logs, since no Kafka was started yet: run `mesh dev up`."), NOT_RUNNING)
     try:
-        for broker, line in chain(found, following(files)) if follow else found:
+        for broker, line in read(files, lines, follow=follow):
             if output is OutputFormat.JSON:
-                text = json.dumps({"broker": broker, "line": line}, ensure_ascii=False)
+                typer.echo(json.dumps({"broker": broker, "line": line}, ensure_ascii=False))
             else:
-                text = line if len(files) == 1 else f"broker {broker}: {line}"
-            typer.echo(text)
+                typer.echo(line if len(files) == 1 else f"broker {broker}: {line}")
     except KeyboardInterrupt:  # the way to end --follow
         return
 

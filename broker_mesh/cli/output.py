@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
@@ -32,10 +34,55 @@ Output = Annotated[
 ]
 
 
-def print_json(value: Any) -> None:
-    """Print a result as JSON on stdout; one document, ready for `jq`."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def print_json(value: Any, *, compact: bool = False) -> None:
+    """Print a result as JSON on stdout; one document, ready for `jq`.
+
+    Args:
+        value: JSON values.
+        compact: in one line.
+    """
+    print_line(json.dumps(value, indent=None if compact else 2, ensure_ascii=False))
+
+
+def print_line(text: str) -> None:
+    """Print a line of a result on stdout, at once: a reader behind a pipe waits for it."""
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def print_note(text: str) -> None:
+    """Print a line beside the result on stderr, at once."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table on stdout.
+
+    Args:
+        headings: of the columns.
+        rows: of texts.
+        right: headings of the columns that are aligned to the right.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    stdout().print(table, highlight=False)
+
+
+@contextmanager
+def spinning(text: str) -> Iterator[None]:
+    """Show on a terminal that a block waits for something; elsewhere show nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with stderr().status(text):
+        yield
 
 
 def stdout() -> Console:
@@ -55,8 +102,13 @@ def fail(error: MeshError, code: int = 1) -> NoReturn:
         error: what went wrong.
         code: the exit code.
     """
-    stderr().print(f"Error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    print_error(error)
     raise typer.Exit(code) from error
+
+
+def print_error(error: MeshError) -> None:
+    """Print an error as its one sentence on stderr."""
+    stderr().print(f"Error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _console(file: TextIO) -> Console:

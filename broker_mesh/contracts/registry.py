@@ -32,7 +32,6 @@ SCHEMAS_TOPIC = "_schemas"
 INTENT_TOPIC = "_mesh.registry"
 TRANSACTIONAL_ID = "_mesh.registry"
 
-_INTENT_KEY = b"schemas"
 # An intent is one record; what does not fit into one is registered in turns. Kafka's default limit is 1 MiB.
 _INTENT_BYTES = 512 * 1024
 
@@ -49,22 +48,29 @@ class Registry:
     Args:
         settings: with `bootstrap_servers` set.
         client_id: how brokers name this process.
+        topic: where the schemas are; other registries may be set to another than `_schemas`.
         write_timeout: seconds after which a registration gives up, rivals and outages included.
     """
 
     def __init__(
-        self, settings: Settings, *, client_id: str = "mesh-registry", write_timeout: float = _WRITE_SECONDS
+        self,
+        settings: Settings,
+        *,
+        client_id: str = "mesh-registry",
+        topic: str = SCHEMAS_TOPIC,
+        write_timeout: float = _WRITE_SECONDS,
     ) -> None:
         self._settings = settings
         self._client_id = client_id
         self._write_timeout = write_timeout
         self._lock = threading.Lock()
-        self._state = RegistryState()
+        self._state = RegistryState(topic)
         # Nobody has transactions on it, and one that somebody left open must not hide schemas.
         self._schemas = CompactedTable(
-            settings, SCHEMAS_TOPIC, client_id=client_id, isolation="read_uncommitted", create=True
+            settings, topic, client_id=client_id, isolation="read_uncommitted", create=True
         )
         self._intents = CompactedTable(settings, INTENT_TOPIC, client_id=client_id, create=True)
+        self._intent_key = topic.encode()
 
     def refresh(self) -> None:
         """Read what was registered since the last read.
@@ -226,17 +232,17 @@ class Registry:
             while records := _first_part(plan()):
                 if time.monotonic() >= deadline:
                     raise Unavailable("the schema registry could not be written in time; try again")
-                writer.commit([NewRecord(INTENT_TOPIC, _INTENT_KEY, _intent(records))])
+                writer.commit([NewRecord(INTENT_TOPIC, self._intent_key, _intent(records))])
                 wrote = True
                 self._copy(records, deadline)
-            if wrote or self._intents.items.get(_INTENT_KEY) is not None:
-                writer.commit([NewRecord(INTENT_TOPIC, _INTENT_KEY, None)])
+            if wrote or self._intents.items.get(self._intent_key) is not None:
+                writer.commit([NewRecord(INTENT_TOPIC, self._intent_key, None)])
 
     def _finish_intent(self, deadline: float) -> None:
         """Copy what a writer stated and, as it died, did not copy; then read `_schemas` to its end."""
         self._intents.read_to_end()
         self._read()
-        stated = self._intents.items.get(_INTENT_KEY)
+        stated = self._intents.items.get(self._intent_key)
         if stated is None:
             return
         left = [
@@ -249,11 +255,13 @@ class Registry:
 
     def _copy(self, records: Sequence[StoredRecord], deadline: float) -> None:
         """Write records to `_schemas`, and read them back."""
-        new = [NewRecord(SCHEMAS_TOPIC, record.key_bytes(), record.value_bytes()) for record in records]
+        new = [NewRecord(self._schemas.topic, record.key_bytes(), record.value_bytes()) for record in records]
         written = send_all(self._settings, new, client_id=self._client_id, deadline=deadline)
         self._read()
-        if self._schemas.position <= written[SCHEMAS_TOPIC]:
-            raise Unavailable(f"Kafka does not yet show what was written to {SCHEMAS_TOPIC}; try again")
+        if self._schemas.position <= written[self._schemas.topic]:
+            raise Unavailable(
+                f"Kafka does not yet show what was written to {self._schemas.topic!r}; try again"
+            )
 
 
 def _first_part(records: Sequence[StoredRecord]) -> list[StoredRecord]:
@@ -282,6 +290,6 @@ def _records_of(intent: bytes) -> list[StoredRecord]:
     except (ValueError, KeyError, TypeError) as error:
         # To go on could give an id out twice.
         raise FailedPrecondition(
-            f"topic {INTENT_TOPIC!r} holds a record that the mesh did not write; delete its key 'schemas' "
+            f"topic {INTENT_TOPIC!r} holds a record that the mesh did not write; delete its key "
             "before anything new is registered"
         ) from error

@@ -27,9 +27,14 @@ class _Version(NamedTuple):
 
 
 class RegistryState:
-    """The registry as of the records applied so far."""
+    """The registry as of the records applied so far.
 
-    def __init__(self) -> None:
+    Args:
+        topic: where the records stand, to name in the log.
+    """
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
         self.highest_id = 0
         self._schemas: dict[int, AvroSchema] = {}
         self._ids: dict[str, int] = {}
@@ -144,9 +149,8 @@ class RegistryState:
             if number <= last:
                 versions[number] = version._replace(deleted=True)
 
-    @staticmethod
-    def _skipped(offset: int, problem: str) -> None:
-        logger.warning("the record at offset %d of _schemas is skipped: %s", offset, problem[:200])
+    def _skipped(self, offset: int, problem: str) -> None:
+        logger.warning("the record at offset %d of %s is skipped: %s", offset, self._topic, problem[:200])
 
 
 def _text(record: dict[str, Any], name: str) -> str:

@@ -10,6 +10,7 @@ import base64
 import secrets
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,8 +199,8 @@ class EmbeddedKafka:
         missing = [broker for broker in self._brokers if not broker.state.running]
         with ExitStack() as undo:
             undo.callback(self._undo, missing)
-            for broker in missing:
-                broker.prepare(runtime, cluster_id, nodes)
+            with ThreadPoolExecutor(len(missing)) as pool:  # formatting takes a second each
+                list(pool.map(lambda broker: broker.prepare(runtime, cluster_id, nodes), missing))
             self._started_at = time.time()
             watchdog = self._watchdog = self._watchdog or Watchdog()
             for broker in missing:

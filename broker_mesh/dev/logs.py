@@ -13,30 +13,22 @@ Line = tuple[int, str]
 """The number of a broker, and a line of its log."""
 
 
-def last_lines(files: Mapping[int, Path], count: int) -> Iterator[Line]:
-    """The last lines of each log, broker by broker.
+def read(files: Mapping[int, Path], last: int, *, follow: bool) -> Iterator[Line]:
+    """The last lines of each log, broker by broker, and then, without end, each line that comes after them.
 
     Args:
-        files: the log file of each broker, by its number.
-        count: how many lines of each at most.
+        files: the log file of each broker, by its number; a file that is not there (yet) has no lines (yet).
+        last: how many lines of each at most.
+        follow: whether to wait for more.
     """
+    positions = dict.fromkeys(files, 0)
     for broker, file in files.items():
-        try:
-            with file.open(errors="replace") as content:
-                for line in deque(content, maxlen=count):
-                    yield broker, line.rstrip("\n")
-        except FileNotFoundError:  # never started so far as to write one
-            continue
-
-
-def follow(files: Mapping[int, Path]) -> Iterator[Line]:
-    """Each line that is written from now on, without end; waits for files that are not there yet.
-
-    Args:
-        files: the log file of each broker, by its number.
-    """
-    positions = {broker: _size(file) for broker, file in files.items()}
-    while True:
+        recent: deque[str] = deque(maxlen=last)
+        for line, end in _complete_lines(file, 0):
+            recent.append(line)
+            positions[broker] = end
+        yield from ((broker, line) for line in recent)
+    while follow:
         for broker, file in files.items():
             if _size(file) < positions[broker]:  # a new file in the place of one that had grown too long
                 positions[broker] = 0
@@ -47,7 +39,7 @@ def follow(files: Mapping[int, Path]) -> Iterator[Line]:
 
 
 def _complete_lines(file: Path, position: int) -> Iterator[tuple[str, int]]:
-    """The lines from a position on, each with the position behind it; a line still being written is left for later."""
+    """The lines from a position on, each with the position behind it; one that is still being written waits."""
     if _size(file) <= position:
         return
     with file.open("rb") as content:

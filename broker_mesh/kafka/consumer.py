@@ -291,7 +291,8 @@ class GroupConsumer:
         self._assigned.update({key: position.epoch for key, position in positions.items()})
         if keys:
             logger.info("group %s: took over %s", self._group, _names(keys))
-            self._loop.call_soon_threadsafe(self._listener.assigned, positions)
+        # Told of no partitions too: with more instances than partitions that is all an instance hears on joining.
+        self._loop.call_soon_threadsafe(self._listener.assigned, positions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         keys = [_key(partition) for partition in partitions if _key(partition) in self._assigned]

@@ -6,6 +6,7 @@ opens the writer fences all who opened it before: their transactions end in Abor
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -24,6 +25,20 @@ _TRANSACTION_TIMEOUT_MS = 10_000
 
 # librdkafka's default of 100 ms is waited out in every transaction, since the first try comes too early.
 _RETRY_BACKOFF_MS = 5
+
+_TAKEN_OVER = frozenset(
+    {
+        KafkaError._FENCED,
+        KafkaError._STATE,
+        # What Kafka 4.3 was seen to answer to a commit that ran into the next writer's opening.
+        KafkaError.UNKNOWN,
+    }
+)
+
+logger = logging.getLogger(__name__)
+
+# Outside the tree of loggers, so that nobody hears it.
+_silent = logging.Logger("librdkafka", logging.CRITICAL + 1)
 
 
 class NewRecord(NamedTuple):
@@ -52,17 +67,25 @@ class FencedWriter:
     def __init__(self, settings: Settings, transactional_id: str, *, client_id: str, deadline: float) -> None:
         self._id = transactional_id
         self._deadline = deadline
-        self._outages = OutageLog(f"writer {transactional_id}")
+        outages = OutageLog(f"writer {transactional_id}")
+
+        def on_error(error: KafkaError) -> None:
+            # To be fenced is fatal for the producer and nothing to report: it is what this writer is for.
+            if not error.fatal():
+                outages(error)
+
         try:
             self._producer = Producer(
                 {
-                    **config.producer(settings, client_id=client_id, on_error=self._outages),
+                    **config.producer(settings, client_id=client_id, on_error=on_error),
                     "transactional.id": transactional_id,
                     "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
                     # Must not outlive the transaction.
                     "message.timeout.ms": _TRANSACTION_TIMEOUT_MS,
                     "retry.backoff.ms": _RETRY_BACKOFF_MS,
-                }
+                },
+                # librdkafka prints fatal errors whatever its log level.
+                logger=_silent,
             )
         except KafkaException as error:
             raise translate(error, f"setting up the writer {transactional_id!r}") from error
@@ -116,12 +139,12 @@ class FencedWriter:
             self._producer.abort_transaction(max(0.1, self._deadline - time.monotonic()))
         except KafkaException as error:
             # The broker ends the transaction itself when the next writer opens, or after its timeout.
-            self._outages(error.args[0])
+            logger.debug("ending the transaction of the writer %s: %s", self._id, error)
 
     def _failed(self, error: KafkaException, doing: str) -> MeshError:
         cause = error.args[0]
-        if cause.fatal() or cause.code() in (KafkaError._FENCED, KafkaError._STATE):
-            # A fatal error leaves this producer unusable; the next attempt makes a new one and reads again.
+        if cause.fatal() or cause.code() in _TAKEN_OVER:
+            # This producer is of no use any more; the next attempt makes a new one, and reads what came of this one.
             return Aborted(f"{doing} the writer {self._id!r}: a rival has taken over: {cause.str()}")
         return translate(error, f"{doing} the writer {self._id!r}")
 

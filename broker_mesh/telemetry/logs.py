@@ -133,10 +133,12 @@ class JsonFormatter(logging.Formatter):
         }
         fields = vars(record)
         line.update((name, fields[name]) for name in FIELDS if fields.get(name, "") != "")
-        line.update((name, value) for name, value in fields.items() if name not in _STANDARD)
+        for name, value in fields.items():
+            if name not in _STANDARD:
+                line.setdefault(name, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps(line, default=str)
 
 
 def _facts() -> Mapping[str, Any]:

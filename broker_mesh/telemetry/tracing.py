@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -60,18 +60,20 @@ def tracer_for(
     Raises:
         SettingsError: a variable is wrong; the sentence names it and what it may be.
     """
-    exporters = _exporter_names(environ)
-    sampler = _sampler_name(environ)
     provider = trace.get_tracer_provider()
     if not isinstance(provider, trace.ProxyTracerProvider):
         return provider.get_tracer(_SCOPE, schema_url=SCHEMA_URL), _nothing
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return trace.NoOpTracer(), _nothing
-    if not exporters and sampler is None:
+    names = _exporter_names(environ)
+    sampler = _sampler_name(environ)
+    if not names and sampler is None:
         quieten()
         return ContextTracer(), _nothing
-    own = _provider(service, version, instance, exporters, _sampler(sampler, environ), environ)
-    return own.get_tracer(_SCOPE, schema_url=SCHEMA_URL), lambda: _shut_down(own)
+    exporters = [_console() if name == "console" else _otlp(environ) for name in names]
+    own = _provider(_resource(service, version, instance), _sampler(sampler, environ), exporters)
+    quieten()
+    return own.get_tracer(_SCOPE, schema_url=SCHEMA_URL), lambda: _shut_down(own, exporters)
 
 
 def _exporter_names(environ: Mapping[str, str]) -> list[str]:
@@ -122,28 +124,17 @@ def _rate(text: str) -> float:
     return rate
 
 
-def _provider(
-    service: str,
-    version: str,
-    instance: str,
-    exporters: list[str],
-    sampler: Sampler,
-    environ: Mapping[str, str],
-) -> TracerProvider:
+def _provider(resource: Resource, sampler: Sampler, exporters: Sequence[SpanExporter]) -> TracerProvider:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     # Not at exit: Python would wait there for a collector that is away, up to 30 seconds.
-    provider = TracerProvider(
-        sampler=sampler, resource=_resource(service, version, instance), shutdown_on_exit=False
-    )
-    for name in exporters:
-        exporter = _console() if name == "console" else _otlp(environ)
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    for exporter in exporters:
         try:
             provider.add_span_processor(BatchSpanProcessor(exporter))
         except ValueError as error:
             raise SettingsError(f"an OTEL_BSP_* variable is wrong: {error}") from error
-    quieten()
     return provider
 
 
@@ -196,11 +187,14 @@ def _check_endpoint(environ: Mapping[str, str]) -> None:
         )
 
 
-def _shut_down(provider: TracerProvider) -> None:
+def _shut_down(provider: TracerProvider, exporters: Sequence[SpanExporter]) -> None:
     # The SDK's own shutdown waits up to 30 seconds for an export that is under way, and takes no time limit.
     ending = threading.Thread(target=provider.shutdown, name="mesh-tracing-shutdown", daemon=True)
     ending.start()
     ending.join(SHUTDOWN_SECONDS)
+    if ending.is_alive():
+        for exporter in exporters:
+            exporter.shutdown()  # ends the pauses between its tries, and with them the SDK's shutdown
 
 
 def _nothing() -> None:

@@ -15,12 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from broker_mesh.dev import local, processes
 from broker_mesh.dev.discovery import running_bootstrap_servers
 from broker_mesh.dev.state import load
+from tests.support.durable_records import create_topic, leader, produce_and_kill, stored
 
 COMMAND = [sys.executable, "-c", "from broker_mesh.cli.dev import app; app(prog_name='mesh dev')"]
 
@@ -61,25 +60,6 @@ def dev(tmp_path: Path) -> Iterator[Dev]:
     assert dev.processes() == []
 
 
-def write(bootstrap_servers: str, topic: str) -> None:
-    """Make a topic and write a record to it."""
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(15)
-    producer = Producer({"bootstrap.servers": bootstrap_servers, "log_level": 0, "acks": "all"})
-    producer.produce(topic, b"kept")
-    assert producer.flush(15) == 0
-
-
-def read(bootstrap_servers: str, topic: str) -> bytes | None:
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "log_level": 0, "group.id": "reader"})
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    try:
-        message = consumer.poll(15)
-        return None if message is None else message.value()
-    finally:
-        consumer.close()
-
-
 def test_a_day_with_kafka(dev: Dev) -> None:
     assert dev.json("status", code=3)["state"] == "stopped"
     assert "no Kafka was started yet" in dev.run("logs", code=3).stderr
@@ -89,7 +69,7 @@ def test_a_day_with_kafka(dev: Dev) -> None:
     servers = first["bootstrap_servers"]
     assert (first["started"], first["state"], first["version"]) == (True, "running", "4.3.1")
     assert running_bootstrap_servers(dev.environ) == servers
-    write(servers, "kept")
+    create_topic(servers, copies=1)
 
     again = dev.run("up")
     assert "Kafka was running already" in again.stdout
@@ -112,7 +92,7 @@ def test_a_day_with_kafka(dev: Dev) -> None:
 
     second = dev.json("up")
     assert second["bootstrap_servers"] == servers
-    assert read(servers, "kept") == b"kept"
+    assert leader(servers) == 1, "the topic was not kept"
     assert "controller activation" in dev.run("logs", "--lines", "20").stdout
     line = json.loads(dev.run("logs", "--lines", "1", "-o", "json").stdout)
     assert line["broker"] == 1
@@ -122,20 +102,18 @@ def test_a_day_with_kafka(dev: Dev) -> None:
 
 def test_after_a_crash_up_starts_over_the_same_data(dev: Dev) -> None:
     first = dev.json("up")
-    write(first["bootstrap_servers"], "kept")
+    servers = first["bootstrap_servers"]
     broker = first["brokers"][0]
-    identity = processes.identity(broker["pid"])
-    assert identity is not None
-    os.kill(broker["pid"], signal.SIGKILL)
-    assert processes.wait_gone(broker["pid"], identity, 10)
+    create_topic(servers, copies=1)
+    acknowledged = produce_and_kill(servers, lambda: os.kill(broker["pid"], signal.SIGKILL), goes_on=False)
 
     status = dev.json("status", code=3)
     assert (status["state"], status["brokers"][0]["state"]) == ("crashed", "crashed")
     assert "mesh dev up" in dev.run("status", code=3).stdout
     assert running_bootstrap_servers(dev.environ) is None
 
-    assert dev.json("up")["bootstrap_servers"] == first["bootstrap_servers"]
-    assert read(first["bootstrap_servers"], "kept") == b"kept"
+    assert dev.json("up")["bootstrap_servers"] == servers
+    assert acknowledged - stored(servers) == set()
 
 
 def test_two_at_once_start_one_kafka(dev: Dev) -> None:
@@ -171,14 +149,12 @@ def test_a_start_that_is_killed_leaves_no_process(dev: Dev) -> None:
     assert broker.identity is not None
     assert processes.wait_gone(broker.pid, broker.identity, 10)
     assert dev.processes() == []
-    assert dev.json("up")["started"] is True
 
 
 def test_a_start_that_fails_says_so_in_one_line(dev: Dev) -> None:
-    dev.run("up")
-    dev.run("down")
-    properties = dev.home / "brokers-1" / "broker-1" / "data" / "meta.properties"
-    properties.write_text(properties.read_text().replace("node.id=1", "node.id=7"))
+    data = dev.home / "brokers-1" / "broker-1" / "data"
+    data.mkdir(parents=True)
+    (data / "meta.properties").write_text("version=1\nnode.id=7\ncluster.id=TheDataOfAnotherBrokr\n")
     failed = dev.run("up", code=1)
     assert failed.stdout == ""
     assert [line for line in failed.stderr.splitlines() if line.startswith("Error: Broker 1 did not start")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -80,7 +81,15 @@ def append_to(file: Path) -> Callable[[str], None]:
 # ── crashing ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+CALLER_STEPS = ("sent, not acknowledged", "reply arrived, not handed on")
+
+_spared = itertools.count()
+_spare = 0
+
+
 def _die_once(mark: Path) -> None:
+    if next(_spared) < _spare:
+        return
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -122,11 +131,14 @@ def _after(owner: type, name: str, mark: Path) -> None:
     setattr(owner, name, patched)
 
 
-def install_crash(step: str, mark: Path) -> None:
-    """Have this process kill itself at a step of delivery."""
+def install_crash(step: str, mark: Path, spare: int = 0) -> None:
+    """Have this process kill itself at a step of delivery, after it has passed there `spare` times."""
+    global _spare  # noqa: PLW0603 - one crash per process
+    _spare = spare
     from broker_mesh.handlers import Handler
     from broker_mesh.kafka.consumer import GroupConsumer
     from broker_mesh.kafka.offsets import OffsetTracker
+    from broker_mesh.kafka.producer import Producer
     from broker_mesh.replies import Replies
     from broker_mesh.service import Service
     from broker_mesh.settle import Settler
@@ -142,6 +154,7 @@ def install_crash(step: str, mark: Path) -> None:
         "commit sent, not acknowledged": lambda: _after(GroupConsumer, "_commit_without_waiting", mark),
         "commit acknowledged": lambda: _after(GroupConsumer, "_on_commit", mark),
         # caller
+        "sent, not acknowledged": lambda: _before(Producer, "_resolve_acknowledged", mark),
         "reply arrived, not handed on": lambda: _before(Replies, "_received", mark),
     }
     steps[step]()

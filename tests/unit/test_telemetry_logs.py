@@ -105,12 +105,21 @@ def test_a_json_line_holds_extra_fields_and_the_traceback_in_one_line() -> None:
     try:
         raise KeyError("tail\nnum")
     except KeyError:
-        log.exception("failed %s", "twice", extra={"partition": 3, "operation": "mine"})
+        log.exception("failed %s", "twice", extra={"partition": 3, "operation": "mine", "level": "mine"})
     (line,) = out.getvalue().splitlines()
     parsed = json.loads(line)
     assert parsed["message"] == "failed twice"
     assert (parsed["partition"], parsed["operation"]) == (3, "mine")
+    assert parsed["level"] == "ERROR"
     assert "KeyError" in parsed["exception"]
+
+
+def test_a_json_line_is_ascii_whatever_the_message_holds() -> None:
+    out = io.StringIO()
+    configure("INFO", "json", out)
+    log.info("é \udcff")
+    assert out.getvalue().isascii()
+    assert json.loads(out.getvalue())["message"] == "é \udcff"
 
 
 def test_a_program_s_own_configuration_gets_the_same_fields() -> None:

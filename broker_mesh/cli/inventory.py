@@ -1,0 +1,144 @@
+"""What topics there are and who reads them, put together for `mesh topics` and `mesh check`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from broker_mesh import naming
+from broker_mesh.cli.connection import Connection
+from broker_mesh.cli.records import kind_of
+from broker_mesh.errors import NotFound
+from broker_mesh.kafka.groups import Bounds, Group, Partition, lag
+from broker_mesh.settings import nearest
+
+_KINDS = {"request": "operation", "event": "event", "reply": "replies"}
+_ORDER = ("operation", "event", "replies")
+
+
+class Row(NamedTuple):
+    """A line of `mesh topics list`.
+
+    Args:
+        name: the operation, event or reply topic.
+        kind: "operation", "event" or "replies".
+        service: its owner.
+        partitions, replication_factor: of its topic.
+        waiting: records that the owner's group has before it; None where no group of the owner reads it.
+        dead_letters: kept for it, those of an event's subscribers included; None where there can be none.
+    """
+
+    name: str
+    kind: str
+    service: str
+    partitions: int
+    replication_factor: int
+    waiting: int | None
+    dead_letters: int | None
+
+
+class Committed(NamedTuple):
+    """A group with the offsets it has committed."""
+
+    group: Group
+    offsets: dict[Partition, int]
+
+
+async def inventory(connection: Connection) -> list[Row]:
+    """List the topics of the mesh with what waits in them.
+
+    Raises:
+        MeshError: Kafka can't be asked.
+    """
+    names = [name for name in await connection.admin.topic_names() if not name.startswith("_")]
+    shown = [name for name in names if kind_of(name) in _KINDS]
+    dead = {name: _dead_topics(name, names) for name in shown}
+    infos = await connection.admin.describe([*shown, *(topic for topics in dead.values() for topic in topics)])
+    bounds = await connection.groups.bounds(
+        (info.name, number) for info in infos.values() for number in range(info.partitions)
+    )
+    groups = await read_groups(connection)
+
+    def kept(topic: str) -> dict[Partition, Bounds]:
+        return {key: held for key, held in bounds.items() if key[0] == topic}
+
+    rows = [
+        Row(
+            name,
+            _KINDS[kind_of(name)],
+            naming.owner(name),
+            infos[name].partitions,
+            infos[name].replication_factor,
+            _waiting(name, kept(name), groups),
+            sum(held.end - held.first for topic in dead[name] for held in kept(topic).values())
+            if dead[name]
+            else None,
+        )
+        for name in shown
+        if name in infos
+    ]
+    return sorted(rows, key=lambda row: (_ORDER.index(row.kind), row.name))
+
+
+async def details(connection: Connection, name: str) -> dict[str, Any]:
+    """Describe one topic with the groups that read it.
+
+    Raises:
+        NotFound: there is no such topic.
+        MeshError: Kafka can't be asked.
+    """
+    info = (await connection.admin.describe([name])).get(name)
+    if info is None:
+        hint = nearest(name, await connection.admin.topic_names()) or "; mesh topics list shows what there is"
+        raise NotFound(f"there is no topic {name!r}{hint}")
+    bounds = await connection.groups.bounds((name, number) for number in range(info.partitions))
+    groups = [found for found in await read_groups(connection) if found.offsets.keys() & bounds.keys()]
+    kind = kind_of(name)
+    return {
+        "name": name,
+        "kind": _KINDS.get(kind, kind),
+        "replication_factor": info.replication_factor,
+        "partitions": [
+            {"partition": number, "first": held.first, "end": held.end, "records": held.end - held.first}
+            for (_, number), held in sorted(bounds.items())
+        ],
+        "groups": [
+            {
+                "group": found.group.name,
+                "state": found.group.state,
+                "members": len(found.group.members),
+                "waiting": lag(bounds, found.offsets),
+            }
+            for found in groups
+        ],
+        "config": dict(sorted((await connection.admin.topic_config(name)).items())),
+    }
+
+
+async def read_groups(connection: Connection) -> list[Committed]:
+    """Give all groups with their committed offsets.
+
+    Raises:
+        MeshError: Kafka can't be asked.
+    """
+    names = await connection.groups.names()
+    described = await connection.groups.describe(names)
+    return [Committed(described[name], await connection.groups.committed(name)) for name in names]
+
+
+def _dead_topics(name: str, names: list[str]) -> list[str]:
+    own = naming.dead_topic(name)
+    return [topic for topic in names if topic == own or topic.endswith(f".from.{own}")]
+
+
+def _waiting(name: str, bounds: dict[Partition, Bounds], groups: list[Committed]) -> int | None:
+    """Count what waits for an operation's own service; several versions of it each have a group of their own."""
+    if naming.is_event(name) or not naming.is_target(name):
+        return None
+    owner = naming.owner(name)
+    lags = [
+        lag(bounds, found.offsets)
+        for found in groups
+        if naming.owner(found.group.name) == owner and found.offsets.keys() & bounds.keys()
+    ]
+    # Nobody has ever committed: all of it waits.
+    return max(lags) if lags else lag(bounds, {})

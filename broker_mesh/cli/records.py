@@ -1,0 +1,158 @@
+"""What `mesh tap` says of a record: its place, kind, id and status, and its value as JSON or, failing that, bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from broker_mesh import naming
+from broker_mesh.contracts.codec import Codec, schema_id_of
+from broker_mesh.contracts.errors import UnknownSchemaId
+from broker_mesh.contracts.plain_json import value_to_json
+from broker_mesh.contracts.registry import Registry
+from broker_mesh.errors import MeshError
+from broker_mesh.headers import Envelope
+from broker_mesh.message import Record, received
+
+_SHOWN_BYTES = 64
+_ASK_AGAIN_SECONDS = 5.0
+
+
+class Value(NamedTuple):
+    """A record's value.
+
+    Args:
+        json: JSON values; None where there is no value or it can't be decoded.
+        problem: why it can't be decoded; None where it can, or nothing was to be decoded.
+    """
+
+    json: Any = None
+    problem: str | None = None
+
+
+class Decoder:
+    """Decodes values by the schemas they were written by. Blocking, where an id is new.
+
+    Args:
+        registry: the schemas; None decodes nothing.
+    """
+
+    def __init__(self, registry: Registry | None) -> None:
+        self._registry = registry
+        self._codecs: dict[int, Codec] = {}
+        self._asked: dict[int, float] = {}  # unknown ids, with the monotonic time when the registry was read
+
+    def decode(self, data: bytes | None) -> Value:
+        """Decode a value; never raises, since a tap goes on."""
+        if data is None or self._registry is None:
+            return Value()
+        try:
+            return Value(json=value_to_json(self._codec(schema_id_of(data), self._registry).decode(data)))
+        except MeshError as error:
+            return Value(problem=error.message)
+
+    def _codec(self, schema_id: int, registry: Registry) -> Codec:
+        found = self._codecs.get(schema_id)
+        if found is not None:
+            return found
+        schema = registry.by_id(schema_id)
+        if schema is None:
+            now = time.monotonic()
+            if now - self._asked.get(schema_id, float("-inf")) >= _ASK_AGAIN_SECONDS:
+                self._asked[schema_id] = now
+                registry.refresh()
+                schema = registry.by_id(schema_id)
+        if schema is None:
+            raise UnknownSchemaId(schema_id)
+        self._codecs[schema_id] = Codec(schema.where, schema, schema_id, None, registry)
+        return self._codecs[schema_id]
+
+
+def kind_of(topic: str) -> str:
+    """Tell what the records of a topic are: request, event, reply, retry, dead, or record for other programs'."""
+    if naming.is_target(topic):
+        return "event" if naming.is_event(topic) else "request"
+    last = topic.rpartition(".")[2]
+    return {"retry": "retry", "dead": "dead", "replies": "reply"}.get(last, "record")
+
+
+def as_json(record: Record, value: Value, *, with_headers: bool) -> dict[str, Any]:
+    """Describe a record for programs."""
+    envelope, kind = received(record, record.topic).envelope, kind_of(record.topic)
+    described: dict[str, Any] = {
+        "time": _moment(record.timestamp),
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": _text(record.key),
+        "kind": kind,
+        "id": envelope.id,
+        "correlation_id": envelope.correlation_id,
+        "source": envelope.source or None,
+        "type": envelope.type or None,
+        "status": envelope.status.name if envelope.status is not None else None,
+        "status_message": envelope.status_message,
+        "value": value.json,
+    }
+    if value.json is None and record.value is not None:
+        described["bytes"] = base64.b64encode(record.value).decode()
+        described["problem"] = value.problem
+    if with_headers:
+        described["headers"] = _headers(record)
+    return described
+
+
+def as_line(record: Record, value: Value, *, with_headers: bool) -> str:
+    """Describe a record for people, in one line."""
+    envelope, kind = received(record, record.topic).envelope, kind_of(record.topic)
+    place = f"{record.topic}/{record.partition}/{record.offset}"
+    # A reply is named by its request's id, so that both lines show the same one.
+    parts = [_moment(record.timestamp) or "-", kind.ljust(7), place, f"key={_text(record.key) or '-'}"]
+    parts.append(envelope.correlation_id or envelope.id)
+    parts += [_status(envelope), _content(record, value)]
+    if with_headers:
+        parts.append(json.dumps(_headers(record), ensure_ascii=False))
+    return printable(" ".join(part for part in parts if part))
+
+
+def printable(text: str) -> str:
+    """Escape what is no printable character: a record must not steer the terminal that shows it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _status(envelope: Envelope) -> str:
+    if envelope.status is None:
+        return ""
+    return envelope.status.name + (f": {envelope.status_message}" if envelope.status_message else "")
+
+
+def _content(record: Record, value: Value) -> str:
+    if record.value is None:
+        return "" if kind_of(record.topic) == "reply" else "null"
+    if value.json is not None:
+        return json.dumps(value.json, ensure_ascii=False)
+    shown = record.value[:_SHOWN_BYTES].hex() + ("…" if len(record.value) > _SHOWN_BYTES else "")
+    return f"0x{shown} ({len(record.value)} bytes{f'; {value.problem}' if value.problem else ''})"
+
+
+def _moment(epoch_ms: int) -> str | None:
+    if epoch_ms < 0:
+        return None
+    try:
+        return datetime.fromtimestamp(epoch_ms / 1000).astimezone().isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # other programs write any number they like
+        return None
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "backslashreplace")
+
+
+def _headers(record: Record) -> Mapping[str, str | None]:
+    return {name: _text(value) for name, value in record.headers}

@@ -1,0 +1,141 @@
+"""Settlement: how each way to end is classified, and that it is carried out once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker_mesh.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    Unavailable,
+    UnknownError,
+)
+from broker_mesh.headers import Envelope, ReplyTo
+from broker_mesh.layer import stack
+from broker_mesh.layers import settle
+from broker_mesh.layers.retry import Retry
+from broker_mesh.layers.settle import HandlerError, classify_exception, classify_failure
+from broker_mesh.message import Message
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
+
+NOW = 1_000_000
+REPLY_TO = ReplyTo("dispatch.replies", 0)
+RETRY = Retry(attempts=3)
+
+
+def message(*, attempt: int = 1, deadline: int | None = None, reply: bool = True) -> Message:
+    envelope = Envelope(id="1", attempt=attempt, deadline=deadline, reply_to=REPLY_TO if reply else None)
+    return Message("t", "t", envelope)
+
+
+def classify(failed: Message, error: MeshError, *, started: bool) -> Outcome:
+    return classify_failure(failed, error, started=started, retry=RETRY, now=NOW, draw=lambda: 0.5)
+
+
+@pytest.mark.parametrize("error", [NotFound("x"), Unavailable("x")])
+def test_an_error_of_the_mesh_that_a_handler_raises_keeps_its_status(error: MeshError) -> None:
+    assert classify_exception(error) is error
+
+
+def test_any_other_exception_is_unknown_and_names_its_type() -> None:
+    cause = KeyError("tailnum")
+    error = classify_exception(cause)
+    assert isinstance(error, UnknownError)
+    assert error.message == "KeyError: 'tailnum'"
+    assert error.details == {"exception": "KeyError"}
+    assert error.__cause__ is cause
+
+
+FAILURE, REFUSAL = UnknownError("boom"), InvalidArgument("bad")
+ANSWER, LATE, AWAY = NotFound("none"), DeadlineExceeded("late"), Unavailable("registry")
+
+
+@pytest.mark.parametrize(
+    ("failed", "error", "started", "expected"),
+    [
+        # A handler's failure is tried again while attempts are left, then kept.
+        (message(attempt=1), FAILURE, True, RetryLater(NOW + 100, FAILURE)),
+        (message(attempt=2), FAILURE, True, RetryLater(NOW + 200, FAILURE)),
+        (message(attempt=3), FAILURE, True, DeadLetter(FAILURE)),
+        (message(attempt=1, deadline=NOW + 50), FAILURE, True, DeadLetter(FAILURE)),
+        # An answer is the result of the work where it is heard, and kept where it is not.
+        (message(), ANSWER, True, Done(error=ANSWER)),
+        (message(reply=False), ANSWER, True, DeadLetter(ANSWER)),
+        # What a check refuses never ran.
+        (message(), REFUSAL, False, DeadLetter(REFUSAL)),
+        (message(), ANSWER, False, Drop(ANSWER)),
+        # Expired work is dropped and answered; one-way work leaves a dead letter.
+        (message(deadline=NOW - 1), LATE, False, Drop(LATE)),
+        (message(deadline=NOW - 1), LATE, True, Drop(LATE)),
+        (message(deadline=NOW - 1, reply=False), LATE, False, DeadLetter(LATE)),
+        # A nested call of the handler that ran out is the handler's answer.
+        (message(), LATE, True, Done(error=LATE)),
+        (message(deadline=NOW + 1), LATE, True, Done(error=LATE)),
+        # A check that could not be made uses up no attempt, however many there have been.
+        (message(attempt=1), AWAY, False, RetryLater(NOW + 100, AWAY, counts=False)),
+        (message(attempt=9), AWAY, False, RetryLater(NOW + 15_000, AWAY, counts=False)),
+    ],
+)
+def test_what_becomes_of_a_failure(
+    failed: Message, error: MeshError, started: bool, expected: Outcome
+) -> None:
+    outcome = classify(failed, error, started=started)
+    assert type(outcome) is type(expected)
+    assert outcome == expected
+
+
+class Carried:
+    """Carries outcomes out, and remembers them."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    async def __call__(self, _: Message, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+
+async def settled(end: BaseException | Outcome, carried: Carried) -> Outcome:
+    async def rest(_: Message) -> Outcome:
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    layer = settle.layer(lambda _: RETRY, carried, lambda: NOW, lambda: 0.5)
+    return await stack([layer], rest)(message())
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (Done(b"reply"), Done(b"reply")),
+        (REFUSAL, DeadLetter(REFUSAL)),
+        (HandlerError(ANSWER), Done(error=ANSWER)),
+        (ANSWER, Drop(ANSWER)),
+        (HandlerError(FAILURE), RetryLater(NOW + 100, FAILURE)),
+    ],
+    ids=["done", "refused", "answered", "refused with an answer", "failed"],
+)
+async def test_every_way_to_end_is_carried_out_once(end: BaseException | Outcome, expected: Outcome) -> None:
+    carried = Carried()
+    assert await settled(end, carried) == expected
+    assert carried.outcomes == [expected]
+
+
+async def test_a_message_whose_work_is_cancelled_is_not_settled() -> None:
+    carried = Carried()
+    with pytest.raises(asyncio.CancelledError):
+        await settled(asyncio.CancelledError(), carried)
+    assert carried.outcomes == []
+
+
+async def test_an_outcome_that_cannot_be_carried_out_is_not_reported_as_one() -> None:
+    class Broken(Carried):
+        async def __call__(self, _: Message, outcome: Outcome) -> None:
+            raise Unavailable("the dead-letter topic can't be written")
+
+    with pytest.raises(Unavailable):
+        await settled(Done(), Broken())
