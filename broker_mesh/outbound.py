@@ -27,6 +27,14 @@ def layers(
     ]
 
 
+def reply_layers(*, trace: Layer[Receipt], route: Layer[Receipt]) -> list[Layer[Receipt]]:
+    """Give the layers of replies: their body is encoded by the handler's step, their address is the request's."""
+    return [
+        trace,  # as above
+        route,  # an address that does not exist is known at once
+    ]
+
+
 def pipeline(stacked: list[Layer[Receipt]], producer: Producer) -> Step[Receipt]:
     """Join the layers and the producer at their end."""
 

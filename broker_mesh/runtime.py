@@ -212,7 +212,9 @@ class Runtime:
         return Endpoint(
             name=target.name,
             stem=self._stem(item),
-            decoder=self.catalog.subscribe(target) if isinstance(target, Event) else self.catalog.codec(target),
+            decoder=self.catalog.subscribe(target)
+            if isinstance(target, Event)
+            else self.catalog.codec(target),
             ordering=item.ordering,
             retry=item.retry,
         )
@@ -243,9 +245,12 @@ class Runtime:
         handlers = {item.target.name: item for item in declared}
         settler = Settler(
             self.service,
-            # Replies have no body to check and go where the request says: of the outbound layers they need the trace.
             send_reply=outbound.pipeline(
-                [trace.outbound(self._tracer, client_id=self.client_id)], self.producer
+                outbound.reply_layers(
+                    trace=trace.outbound(self._tracer, client_id=self.client_id),
+                    route=route.existing(self._ensure_reply_address),
+                ),
+                self.producer,
             ),
             producer=self.producer,
             dead_topic_of=lambda message: naming.dead_topic(by_name[message.operation].stem),
@@ -281,6 +286,12 @@ class Runtime:
             if name not in await self.admin.describe([name]):
                 raise await self.not_found(name)
             self._known_topics.add(name)
+
+    async def _ensure_reply_address(self, topic: str) -> None:
+        if topic not in self._known_topics:
+            if topic not in await self.admin.describe([topic]):
+                raise NotFound(f"topic {topic!r} does not exist")
+            self._known_topics.add(topic)
 
     async def _ensure_reply_topic(self) -> int:
         spec = topics.reply_topic(self.service, self.settings, self._kept)

@@ -11,7 +11,6 @@ from broker_mesh.dev.watchdog import Watchdog
 STOP_SECONDS = 8.0
 _LAST_LINES = 15
 _LONGEST_LINE_BYTES = 1024 * 1024
-_ASK_AGAIN_SECONDS = 0.1
 
 
 class ProcessFailed(Exception):
@@ -108,24 +107,3 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         child.kill()
         await child.wait()
-
-
-async def wait_ready(port: int) -> None:
-    """Wait until a service's health port says that it takes requests; the caller limits how long."""
-    while not await _answers_ready(port):  # noqa: ASYNC110 - the event happens in another process
-        await asyncio.sleep(_ASK_AGAIN_SECONDS)
-
-
-async def _answers_ready(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        status = await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
-    return b" 200 " in status

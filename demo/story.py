@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from broker_mesh.dev.ports import pick
 from broker_mesh.dev.watchdog import Watchdog
 from demo.contracts import FIND_AIRCRAFT
-from demo.processes import Process, wait_ready
+from demo.processes import Process
 from demo.stage import Stage
 from demo.tally import Calls
 
@@ -52,12 +52,10 @@ class Story:
     async def tell(self) -> None:
         """See it through and stop the services; what was counted is on the stage then."""
         stage = self._stage
-        fleet, *_ = await asyncio.gather(
-            self._start_service("fleet"),
-            self._start_service("weather"),
-            self._start_service("board", stage.take_departure),
-        )
-        stage.say(f"All services are ready; dispatch asks about {stage.expected.flights:,} flights.")
+        # Nobody waits for the board: an event is kept for whoever subscribes, even before it is first published.
+        self._tasks.append(self._group.create_task(self._start_service("board", stage.take_departure)))
+        fleet, _ = await asyncio.gather(self._start_service("fleet"), self._start_service("weather"))
+        stage.say(f"fleet and weather are ready; dispatch asks about {stage.expected.flights:,} flights.")
         dispatch = self._start_dispatch()
 
         to_kill_at = KILL_AT * stage.expected.flights
@@ -98,16 +96,35 @@ class Story:
         return self._stage.progress.calls.get(FIND_AIRCRAFT.name, Calls())
 
     async def _start_service(self, name: str, on_line: Callable[[str], None] = lambda _line: None) -> Process:
-        """Start a service as a user would, and return when it is ready."""
-        (port,) = pick(1)
+        """Start a service as a user would, and return when it says that it serves."""
+        ready = asyncio.Event()
+
+        def take(line: str) -> None:
+            if not ready.is_set() and "serving" in json.loads(
+                line
+            ):  # of `mesh run` itself: it has joined its group
+                ready.set()
+            else:
+                on_line(line)
+
         target = f"demo.{name}:{name}"
-        command = (sys.executable, "-m", "broker_mesh.cli", "run", target, "--health-port", str(port))
-        process = Process(name, command, on_line)
+        command = (
+            sys.executable,
+            "-m",
+            "broker_mesh.cli",
+            "run",
+            target,
+            "-o",
+            "json",
+            "--log-format",
+            "text",
+        )
+        process = Process(name, command, take)
         self._stage.set_service(name, "starting")
         self._tasks.append(self._group.create_task(process.run(self._environ, self._watchdog)))
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await wait_ready(port)
+                await ready.wait()
         except TimeoutError as error:
             raise process.failed(f"was not ready within {READY_SECONDS:g} s.") from error
         self._stage.set_service(name, "running")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from broker_mesh.dev.cluster import EmbeddedKafka
 from tests.support.dead_letters import DeadLetters
+from tests.support.processes import Processes
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 def dead_letters(kafka: EmbeddedKafka) -> DeadLetters:
     """Reads the dead letters of the session's Kafka."""
     return DeadLetters(kafka.bootstrap_servers)
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Starts processes, and ends those that still run when the test does."""
+    started = Processes(tmp_path)
+    yield started
+    started.stop()

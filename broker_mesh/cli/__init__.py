@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 def main() -> None:
     """Run the command line of this process, and exit."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Args:

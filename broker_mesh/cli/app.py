@@ -38,7 +38,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _mesh(
-    version: Annotated[  # noqa: ARG001 - typer calls _print_version with it
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
@@ -47,10 +47,15 @@ def _mesh(
 
 
 app.add_typer(dev.app)
-app.command("run", epilog=run.EXAMPLES)(run.run)
-app.command("call", epilog=call.EXAMPLES)(call.call)
-app.command("send", epilog=send.EXAMPLES)(send.send)
-app.command("tap", epilog=tap.EXAMPLES)(tap.tap)
-app.command("check", epilog=check.EXAMPLES)(check.check)
-app.add_typer(topics.app)
-app.add_typer(schemas.app)
+app.command("run", short_help="Serve a Mesh, in one process or several.", epilog=run.EXAMPLES)(run.run)
+app.command("run-worker", hidden=True)(run.work)
+app.command("call", short_help="Call an operation and print its reply.", epilog=call.EXAMPLES)(call.call)
+app.command("send", short_help="Send a one-way message, or publish an event.", epilog=send.EXAMPLES)(
+    send.send
+)
+app.command("tap", short_help="Watch records as they come.", epilog=tap.EXAMPLES)(tap.tap)
+app.command("check", short_help="Tell what is fine, what is not, and what to do.", epilog=check.EXAMPLES)(
+    check.check
+)
+app.add_typer(topics.app, short_help="Look at topics, make them, reset offsets.")
+app.add_typer(schemas.app, short_help="Look at schemas, and register files.")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from broker_mesh.runtime import Runtime
 
 EXAMPLES = examples(
-    "mesh call fleet.v1.find-aircraft '{\"tailnum\": \"N14228\"}'",
+    'mesh call fleet.v1.find-aircraft \'{"tailnum": "N14228"}\'',
     "mesh call fleet.v1.find-aircraft @request.json --timeout 10 -o json",
-    "echo '{\"tailnum\": \"N14228\"}' | mesh call fleet.v1.find-aircraft -",
+    'echo \'{"tailnum": "N14228"}\' | mesh call fleet.v1.find-aircraft -',
     "mesh call --attach mesh1.WyIwMTk…",
 )
 
@@ -69,7 +69,9 @@ def call(
 
     if attach is not None:
         if request is not None or expires_in is not None or idempotency_key is not None:
-            raise typer.BadParameter("it waits for an earlier request: give no new one", param_hint="--attach")
+            raise typer.BadParameter(
+                "it waits for an earlier request: give no new one", param_hint="--attach"
+            )
         reply = _attach(attach, operation, timeout, bootstrap_servers)
     elif operation is None:
         raise typer.BadParameter("name the operation, or give --attach HANDLE", param_hint="OPERATION")

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "fine",
-    ExitCode.FAILED: "answered with an error, or a check found a problem",
+    ExitCode.FAILED: "answered with an error, refused, or a check found a problem",
     ExitCode.USAGE: "wrong usage, JSON or settings, or a value that does not fit its schema",
     ExitCode.NOT_FOUND: "no such operation, topic, subject or module",
     ExitCode.UNREACHABLE: "Kafka can't be reached, or refuses the login",

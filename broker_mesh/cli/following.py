@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from broker_mesh import naming
@@ -54,7 +54,9 @@ def belongs(name: str, record: Record) -> bool:
     return True
 
 
-async def follow(connection: Connection, name: str, *, since: int | None) -> AsyncIterator[list[Record]]:
+async def follow(
+    connection: Connection, name: str, *, since: int | None
+) -> AsyncGenerator[list[Record], None]:
     """Follow what a name stands for.
 
     Args:

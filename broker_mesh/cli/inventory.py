@@ -52,7 +52,9 @@ async def inventory(connection: Connection) -> list[Row]:
     names = [name for name in await connection.admin.topic_names() if not name.startswith("_")]
     shown = [name for name in names if kind_of(name) in _KINDS]
     dead = {name: _dead_topics(name, names) for name in shown}
-    infos = await connection.admin.describe([*shown, *(topic for topics in dead.values() for topic in topics)])
+    infos = await connection.admin.describe(
+        [*shown, *(topic for topics in dead.values() for topic in topics)]
+    )
     bounds = await connection.groups.bounds(
         (info.name, number) for info in infos.values() for number in range(info.partitions)
     )

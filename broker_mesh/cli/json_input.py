@@ -22,7 +22,9 @@ def read_object(text: str | None) -> dict[str, Any]:
         InvalidArgument: nothing was given, it can't be read, or it is no JSON object; tells line and column.
     """
     if text is None:
-        raise InvalidArgument("no JSON was given: write it as an argument, as - for standard input, or as @file")
+        raise InvalidArgument(
+            "no JSON was given: write it as an argument, as - for standard input, or as @file"
+        )
     if text == STDIN:
         return _parse(_decode(sys.stdin.buffer.read(), "standard input"), "standard input")
     if text.startswith("@"):
@@ -55,7 +57,9 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise InvalidArgument(f"{where} is not valid JSON: {reason}") from error
     if not isinstance(value, dict):
-        raise InvalidArgument(f"{where} holds {_KINDS[type(value)]}: write a JSON object, as in '{{\"name\": 1}}'")
+        raise InvalidArgument(
+            f"{where} holds {_KINDS[type(value)]}: write a JSON object, as in '{{\"name\": 1}}'"
+        )
     return value
 
 

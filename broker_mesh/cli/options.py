@@ -20,7 +20,9 @@ def duration(text: str) -> float:
     match = _DURATION.fullmatch(text)
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if seconds <= 0:
-        raise typer.BadParameter(f"{text!r} is no duration above 0: write seconds, or as in 500ms, 30s, 10m, 2h, 7d")
+        raise typer.BadParameter(
+            f"{text!r} is no duration above 0: write seconds, or as in 500ms, 30s, 10m, 2h, 7d"
+        )
     return seconds
 
 

@@ -18,39 +18,50 @@ if TYPE_CHECKING:
 def shown() -> Iterator[Progress]:
     """Show the steps that are told to the function it gives, until the block ends."""
     console = stderr()
-    if not console.is_terminal:
-        yield _plain(console)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    if console.is_terminal:
+        with _bar(console) as draw:
+            yield draw
+    else:
+        yield _lines(console)
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Progress]:
+    """The step that is being done, and nothing of it once all is done."""
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
     )
     with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, int] = {}
+        task = bars.add_task("", visible=False, count="")
+        text = ""
 
         def draw(step: Step) -> None:
-            if step.text not in tasks:
-                for earlier in tasks.values():
-                    bars.remove_task(earlier)  # type: ignore[arg-type]
-                tasks.clear()
-                tasks[step.text] = bars.add_task(step.text, total=step.total or None)
-            bars.update(tasks[step.text], completed=step.done)  # type: ignore[arg-type]
+            nonlocal text
+            if step.notice:
+                bars.print(step.text, highlight=False, markup=False)
+                return
+            if step.text != text:
+                text = step.text
+                bars.reset(task, description=text, visible=True, total=step.total or None)
+            count = f"{step.done} of {step.total}" if step.total else ""
+            bars.update(task, completed=step.done, count=count)
 
         yield draw
 
 
-def _plain(console: Console) -> Progress:
+def _lines(console: Console) -> Progress:
+    """Each step once, and once more when it is complete: a log needs no bar."""
     told: set[str] = set()
 
     def tell(step: Step) -> None:
-        """Each step once, and once more when it is complete: a log needs no bar."""
-        text = step.text if step.done < step.total or not step.total else f"{step.text}: done"
+        text = f"{step.text}: done" if step.total and step.done == step.total else step.text
         if text not in told:
             told.add(text)
             console.print(text, highlight=False, markup=False, soft_wrap=True)

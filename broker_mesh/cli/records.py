@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -45,6 +45,10 @@ class Decoder:
         self._registry = registry
         self._codecs: dict[int, Codec] = {}
         self._asked: dict[int, float] = {}  # unknown ids, with the monotonic time when the registry was read
+
+    def decode_all(self, values: Sequence[bytes | None]) -> list[Value]:
+        """Decode values; never raises."""
+        return [self.decode(data) for data in values]
 
     def decode(self, data: bytes | None) -> Value:
         """Decode a value; never raises, since a tap goes on."""

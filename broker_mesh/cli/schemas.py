@@ -28,7 +28,9 @@ app = typer.Typer(
 Directory = Annotated[
     Path | None,
     typer.Argument(
-        metavar="DIR", help="Holds one folder per service. Default: the setting `schemas`.", show_default=False
+        metavar="DIR",
+        help="Holds one folder per service. Default: the setting `schemas`.",
+        show_default=False,
     ),
 ]
 
@@ -66,9 +68,7 @@ def show(
     found = run(_show(subject, version, bootstrap_servers))
     definition = found.schema.definition
     if output is OutputFormat.JSON:
-        print_json(
-            {"subject": found.subject, "version": found.version, "id": found.id, "schema": definition}
-        )
+        print_json({"subject": found.subject, "version": found.version, "id": found.id, "schema": definition})
         return
     print_line(f"{found.subject}, version {found.version}, id {found.id}")
     print_line(json.dumps(definition, indent=2, ensure_ascii=False))
@@ -125,7 +125,9 @@ async def _show(subject: str, version: int | None, bootstrap_servers: str | None
         await read_registry(connection)
         versions = connection.registry.versions(subject)
         if not versions:
-            hint = nearest(subject, connection.registry.subjects()) or "; mesh schemas list shows what there is"
+            hint = (
+                nearest(subject, connection.registry.subjects()) or "; mesh schemas list shows what there is"
+            )
             raise NotFound(f"there is no subject {subject!r}{hint}")
         if version is None:
             return versions[-1]

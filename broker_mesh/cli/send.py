@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from broker_mesh.message import Receipt
 
 EXAMPLES = examples(
-    "mesh send fleet.v1.retire '{\"tailnum\": \"N14228\"}'",
+    'mesh send fleet.v1.retire \'{"tailnum": "N14228"}\'',
     "mesh send dispatch.v1.events.flight-departed @flight.json --as dispatch",
 )
 
@@ -63,7 +63,9 @@ async def _send(
     naming.check_service(identity)
     if naming.is_event(target) and naming.owner(target) != identity:
         owner = naming.owner(target)
-        raise PermissionDenied(f"event {target!r} belongs to {owner!r}, who alone publishes it: add --as {owner}")
+        raise PermissionDenied(
+            f"event {target!r} belongs to {owner!r}, who alone publishes it: add --as {owner}"
+        )
     async with calling(identity, bootstrap_servers) as mesh:
         await mesh.ready(target)
         ready = json_to_value(mesh.catalog.codec(target).schema, given)

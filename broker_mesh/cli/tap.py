@@ -29,7 +29,8 @@ def tap(
         bool, typer.Option("--from-beginning", help="Begin with all that is kept.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="End after so many records.", show_default=False)
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="End after so many records.", show_default=False),
     ] = None,
     since: Annotated[
         float | None,
@@ -81,9 +82,7 @@ async def _tap(
         decoder = records.Decoder(None if raw else connection.registry)
         async with aclosing(follow(connection, name, since=since)) as batches:
             async for batch in batches:
-                values = await asyncio.to_thread(
-                    lambda batch=batch: [decoder.decode(record.value) for record in batch]
-                )
+                values = await asyncio.to_thread(decoder.decode_all, [record.value for record in batch])
                 for record, value in zip(batch, values, strict=True):
                     if output is OutputFormat.JSON:
                         print_json(records.as_json(record, value, with_headers=with_headers), compact=True)

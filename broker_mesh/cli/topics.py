@@ -23,6 +23,17 @@ app = typer.Typer(
 )
 
 
+# Those that decide what is kept, and how well; `-o json` has all.
+_SHOWN_PROPERTIES = (
+    "cleanup.policy",
+    "retention.ms",
+    "retention.bytes",
+    "max.message.bytes",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+)
+
+
 class Position(StrEnum):
     """Where a group is set to."""
 
@@ -84,12 +95,14 @@ def show(
         right=["MEMBERS", "WAITING"],
     )
     print_line("")
-    print_table(["PROPERTY", "VALUE"], [[key, value] for key, value in found["config"].items()])
+    config = found["config"]
+    print_table(["PROPERTY", "VALUE"], [[key, config[key]] for key in _SHOWN_PROPERTIES if key in config])
 
 
 @app.command(
     epilog=examples(
-        "mesh topics create fleet.v1.find-aircraft", "mesh topics create dispatch.v1.events.flight-departed --event"
+        "mesh topics create fleet.v1.find-aircraft",
+        "mesh topics create dispatch.v1.events.flight-departed --event",
     )
 )
 def create(
@@ -117,11 +130,15 @@ def create(
 )
 def reset_offsets(
     topic: Annotated[str, typer.Argument(help="The topic.")],
-    group: Annotated[str, typer.Option("--group", help="The group, as in fleet.v1; it must have no members.")],
+    group: Annotated[
+        str, typer.Option("--group", help="The group, as in fleet.v1; it must have no members.")
+    ],
     to: Annotated[
         Position, typer.Option("--to", help="earliest: handle all that is kept; latest: skip all that waits.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     bootstrap_servers: BootstrapServers = None,
     output: Output = OutputFormat.TABLE,
@@ -149,7 +166,9 @@ def reset_offsets(
 
 def _confirm(group: str, topic: str) -> None:
     if not sys.stdin.isatty():
-        raise InvalidArgument("offsets are set only after a confirmation: add --yes where nobody can be asked")
+        raise InvalidArgument(
+            "offsets are set only after a confirmation: add --yes where nobody can be asked"
+        )
     if not typer.confirm(f"Set the offsets of group {group} on {topic}?", err=True):
         print_note("Nothing was done.")
         raise typer.Exit(1)

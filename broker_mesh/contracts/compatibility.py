@@ -8,7 +8,7 @@ read what is still on the topic; the modes are Confluent's
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -86,30 +86,38 @@ def unreadable(reader: AvroSchema, writer: AvroSchema, new_is: str) -> list[str]
     if result.compatibility is avro_compatibility.SchemaCompatibilityType.compatible:
         return []
     # The package says what kind of thing is wrong, hardly where. Its verdict stands even where we find no words.
-    said = list(_Explanation(reader, writer, new_is).compare())
-    return said or [f"the schemas do not match: {', '.join(sorted(result.messages))}"]
+    return explain(reader, writer, new_is) or [
+        f"the schemas do not match: {', '.join(sorted(result.messages))}"
+    ]
+
+
+def explain(reader: AvroSchema, writer: AvroSchema, new_is: str) -> list[str]:
+    """List in words what `unreadable` decides; see there."""
+    forms = reader.fastavro_form, writer.fastavro_form
+    types = [form.get("__named_schemas", {}) if isinstance(form, dict) else {} for form in forms]
+    return list(_Explanation(types[0], types[1], new_is).compare(*forms, ()))
 
 
 class _Explanation:
     """Walks over two schemas side by side, by the rules of Avro 1.12, "Schema Resolution"."""
 
-    def __init__(self, reader: AvroSchema, writer: AvroSchema, new_is: str) -> None:
-        self._reader, self._writer = reader.fastavro_form, writer.fastavro_form
-        self._named = [
-            form.get("__named_schemas", {}) if isinstance(form, dict) else {}
-            for form in (self._reader, self._writer)
-        ]
+    def __init__(
+        self,
+        reader_types: Mapping[str, Any],
+        writer_types: Mapping[str, Any],
+        new_is: str,
+        seen: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self._types_of = (reader_types, writer_types)
+        self._new_is = new_is
         self._reader_is, self._writer_is = ("new", "old") if new_is == "reader" else ("old", "new")
-        self._seen: set[tuple[str, str]] = set()
+        self._seen = set(seen)
 
-    def compare(self) -> Iterator[str]:
-        yield from self._types(self._reader, self._writer, ())
-
-    def _types(self, reader: Any, writer: Any, path: tuple[str, ...]) -> Iterator[str]:
+    def compare(self, reader: Any, writer: Any, path: tuple[str, ...]) -> Iterator[str]:
         reader, writer = self._resolved(reader, 0), self._resolved(writer, 1)
         if isinstance(writer, list):
             for branch in writer:
-                yield from self._types(reader, branch, path)
+                yield from self.compare(reader, branch, path)
             return
         if isinstance(reader, list):
             if not any(self._readable(branch, writer) for branch in reader):
@@ -124,9 +132,9 @@ class _Explanation:
             case ("record", "record") | ("enum", "enum") | ("fixed", "fixed"):
                 yield from self._named_types(reader, writer, path)
             case "array", "array":
-                yield from self._types(reader["items"], writer["items"], (*path, "[]"))
+                yield from self.compare(reader["items"], writer["items"], (*path, "[]"))
             case "map", "map":
-                yield from self._types(reader["values"], writer["values"], (*path, "*"))
+                yield from self.compare(reader["values"], writer["values"], (*path, "*"))
             case _ if kinds[0] != kinds[1] and kinds[1] not in _PROMOTED_FROM.get(kinds[0], ()):
                 yield self._said(
                     path,
@@ -171,7 +179,7 @@ class _Explanation:
                 None,
             )
             if match is not None:
-                yield from self._types(field["type"], match["type"], (*path, field["name"]))
+                yield from self.compare(field["type"], match["type"], (*path, field["name"]))
             elif "default" not in field:
                 yield self._said((*path, field["name"]), self._missing())
 
@@ -181,13 +189,12 @@ class _Explanation:
         return "was removed and had no default, so older readers fail: keep it"
 
     def _readable(self, reader: Any, writer: Any) -> bool:
-        inner = _Explanation.__new__(_Explanation)
-        inner._named, inner._seen = self._named, set(self._seen)
-        inner._reader_is, inner._writer_is = self._reader_is, self._writer_is
-        return not any(inner._types(reader, writer, ()))
+        # Looked into on the side: what a branch lacks is no news while another branch may fit.
+        aside = _Explanation(*self._types_of, self._new_is, self._seen)
+        return not any(aside.compare(reader, writer, ()))
 
     def _resolved(self, node: Any, side: int) -> Any:
-        return self._named[side].get(node, node) if isinstance(node, str) else node
+        return self._types_of[side].get(node, node) if isinstance(node, str) else node
 
     @staticmethod
     def _said(path: tuple[str, ...], problem: str) -> str:

@@ -32,12 +32,12 @@ def substituted(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     result = {name: part if name == "default" else substituted(part) for name, part in node.items()}
-    if (
-        node.get("logicalType") == "decimal"
-        and node.get("type") in ("bytes", "fixed")
-        and "precision" in node
-    ):
-        result["logicalType"] = _DECIMAL
+    if node.get("logicalType") == "decimal" and node.get("type") in ("bytes", "fixed"):
+        if "precision" in node:
+            result["logicalType"] = _DECIMAL
+        else:
+            # An invalid logical type is to be ignored (Avro 1.12, "Logical Types").
+            del result["logicalType"]
     return result
 
 

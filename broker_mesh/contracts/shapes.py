@@ -345,10 +345,9 @@ def _decimal(metadata: list[Any], where: str) -> Scalar:
 
 
 def _wire_name(name: str, info: FieldInfo, where: str) -> str:
-    aliases = {info.alias, info.validation_alias, info.serialization_alias} - {None}
-    if len(aliases) > 1 or not all(isinstance(alias, str) for alias in aliases):
-        raise SchemaError(f"{where} has different aliases for reading and writing: give it one `alias`")
-    wire = str(aliases.pop()) if aliases else name
+    wire = info.alias or name
+    if (info.validation_alias or name) != wire or (info.serialization_alias or name) != wire:
+        raise SchemaError(f"{where} has different names for reading and writing: give it one `alias`")
     if not (wire.isascii() and wire.isidentifier()):
         raise SchemaError(f"{where} would be called {wire!r} in Avro: use letters, digits and underscores")
     return wire

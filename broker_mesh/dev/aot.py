@@ -49,7 +49,8 @@ def class_cache(directory: Path, runtime: Runtime, progress: Progress) -> Path |
             recorded.rename(cache)
     except (MeshError, OSError) as error:
         reason = error.message if isinstance(error, MeshError) else str(error)
-        progress(Step(f"Starts will take a little longer: the class cache could not be made ({reason})"))
+        text = f"Starts will take a little longer: the class cache could not be made ({reason})"
+        progress(Step(text, notice=True))
         failed.write_text(f"{reason}\n")
         return None
     return cache

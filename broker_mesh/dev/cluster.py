@@ -51,7 +51,8 @@ class EmbeddedKafka:
             takes over the brokers that still run there.
         brokers: 1, or 3 (replication factor 3, of which 2 have to be in sync).
         ephemeral: delete the directory at `stop`.
-        attached: end the brokers when this process ends, however it ends. Otherwise they run on.
+        attached: end the brokers that this object starts when this process ends, however it ends. Otherwise
+            they run on.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class EmbeddedKafka:
             broker.forget_process()
         self._close_watchdog()
         if self.ephemeral:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._delete()
         elif running or load(self.directory) is not None:
             save(self.directory, self.state)
         numbers = tuple(broker.state.id for broker in running if broker not in killed)
@@ -263,6 +264,11 @@ class EmbeddedKafka:
 
     def _broker(self, state: BrokerState) -> Broker:
         return Broker(self.directory / f"broker-{state.id}", state)
+
+    def _delete(self) -> None:
+        with os_errors_explained("delete the data of Kafka"):
+            if self.directory.exists():
+                shutil.rmtree(self.directory)
 
     def _release(self, broker: Broker) -> None:
         if self._watchdog is not None and broker.state.pid is not None:

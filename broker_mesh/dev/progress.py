@@ -14,11 +14,13 @@ class Step:
         text: what it is, for people.
         done: how many of `total` are done.
         total: how many there are; 0 where the step can't be counted.
+        notice: whether it is a fact to be read afterwards too, and no step that passes.
     """
 
     text: str
     done: int = 0
     total: int = 0
+    notice: bool = False
 
 
 Progress = Callable[[Step], None]

@@ -135,12 +135,41 @@ class Admin:
             NotFound: the topic does not exist.
             MeshError: Kafka can't be asked.
         """
-        resource = ConfigResource(ResourceType.TOPIC, name)
+        return (await self.topic_configs([name]))[name]
+
+    async def topic_configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Read the properties of several topics.
+
+        Raises:
+            NotFound: one does not exist.
+            MeshError: Kafka can't be asked.
+        """
+        return {
+            name: await self._config(ResourceType.TOPIC, name, f"reading the configuration of topic {name!r}")
+            for name in names
+        }
+
+    async def broker_config(self) -> dict[str, str]:
+        """Read the properties of one of the brokers.
+
+        Raises:
+            MeshError: Kafka can't be asked.
+        """
+        try:
+            cluster = await asyncio.wrap_future(self._client.describe_cluster(request_timeout=self._timeout))
+        except KafkaException as error:
+            raise self._unreachable(error) from error
+        return await self._config(
+            ResourceType.BROKER, str(cluster.nodes[0].id), "reading the configuration of a broker"
+        )
+
+    async def _config(self, kind: ResourceType, name: str, doing: str) -> dict[str, str]:
+        resource = ConfigResource(kind, name)
         future = self._client.describe_configs([resource], request_timeout=self._timeout)[resource]
         try:
             entries = await asyncio.wrap_future(future)
         except KafkaException as error:
-            raise self._failed(error, f"reading the configuration of topic {name!r}") from error
+            raise self._failed(error, doing) from error
         return {key: entry.value for key, entry in entries.items() if entry.value is not None}
 
     async def _wait_until_visible(self, names: Iterable[str]) -> None:

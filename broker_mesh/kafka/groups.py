@@ -111,7 +111,8 @@ class Groups:
             return {}
         futures = self._client.describe_consumer_groups(list(names), request_timeout=self._timeout)
         return {
-            name: _group(await _answer(future, f"describing group {name!r}")) for name, future in futures.items()
+            name: _group(await _answer(future, f"describing group {name!r}"))
+            for name, future in futures.items()
         }
 
     async def committed(self, group: str) -> dict[Partition, int]:
@@ -122,9 +123,7 @@ class Groups:
         """
         doing = f"reading the offsets of group {group!r}"
         request = [ConsumerGroupTopicPartitions(group)]
-        (future,) = self._client.list_consumer_group_offsets(
-            request, request_timeout=self._timeout
-        ).values()
+        (future,) = self._client.list_consumer_group_offsets(request, request_timeout=self._timeout).values()
         answer = await _answer(future, doing)
         for place in answer.topic_partitions:
             if place.error is not None:
@@ -144,9 +143,8 @@ class Groups:
         wanted = list(partitions)
         if not wanted:
             return {}
-        first, end = await asyncio.gather(
-            self._offsets(wanted, OffsetSpec.earliest()), self._offsets(wanted, OffsetSpec.latest())
-        )
+        earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        first, end = await asyncio.gather(self._offsets(wanted, earliest), self._offsets(wanted, latest))
         return {key: Bounds(first[key], end[key]) for key in wanted}
 
     async def reset(self, group: str, offsets: Mapping[Partition, int]) -> None:

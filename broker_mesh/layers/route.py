@@ -66,3 +66,21 @@ def layer(
         return step
 
     return Layer("route", around)
+
+
+def existing(ensure_topic: Callable[[str], Awaitable[None]]) -> Layer[R]:
+    """Make the layer for messages whose topic somebody else has named: a reply's address.
+
+    Args:
+        ensure_topic: returns when the topic exists; raises `NotFound` at once otherwise, where the producer
+            would wait half a minute for it to appear.
+    """
+
+    def around(rest: Step[R]) -> Step[R]:
+        async def step(message: Message) -> R:
+            await ensure_topic(message.topic)
+            return await rest(message)
+
+        return step
+
+    return Layer("route", around)

@@ -6,13 +6,16 @@ escapes it. The outcome is carried out by `settle.py`, which is handed in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
-from broker_mesh.errors import DeadlineExceeded, MeshError, UnknownError
+from broker_mesh.errors import DeadlineExceeded, InternalError, MeshError, UnknownError
 from broker_mesh.layer import Layer, Step
 from broker_mesh.layers.retry import DrawFraction, Retry, next_attempt
 from broker_mesh.message import Message
 from broker_mesh.outcome import Outcome, RetryLater, final
+
+logger = logging.getLogger(__name__)
 
 
 class HandlerError(Exception):
@@ -91,6 +94,12 @@ def layer(
                 outcome = classify_failure(
                     message, error, started=started, retry=retry_of(message), now=clock(), draw=draw
                 )
+            except Exception as bug:
+                # A check met what it was not made for: this record is kept, and must not stop all others.
+                logger.exception("a check failed on %s %s", message.operation, message.envelope.id)
+                internal = InternalError(f"{type(bug).__name__} in a check of the mesh: {bug}")
+                internal.__cause__ = bug
+                outcome = final(internal, expects_reply=message.expects_reply, started=False)
             await carry_out(message, outcome)
             return outcome
 

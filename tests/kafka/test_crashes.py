@@ -6,11 +6,7 @@ Real processes, really killed; what happened is counted from topics and from a f
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +14,9 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from broker_mesh.dev.cluster import EmbeddedKafka
 from tests.support.fleet import CALLER_STEPS, FIND_AIRCRAFT, Aircraft, FindAircraft, make_mesh
+from tests.support.processes import Processes, wait_for_line
 
 PATIENCE = 60.0
-REPOSITORY = Path(__file__).parents[2]
 
 CALLEE_STEPS = [
     "received",
@@ -34,50 +30,14 @@ CALLEE_STEPS = [
 ]
 
 
-class Processes:
-    """Starts test processes and leaves none behind."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._running: list[subprocess.Popen[str]] = []
-
-    def start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        errors = (self._directory / f"{module}-{len(self._running)}.log").open("w")
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        errors.close()
-        self._running.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.communicate()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def short_sessions(kafka: EmbeddedKafka) -> None:
     """A killed member keeps its partitions until its session ends: 1.5 s here, to spare the tests most of 6."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    entry = ConfigEntry(
-        "consumer.session.timeout.ms", "1500", incremental_operation=AlterConfigOpType.SET
-    )
+    entry = ConfigEntry("consumer.session.timeout.ms", "1500", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.GROUP, "fleet.v1", incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(tmp_path)
-    yield started
-    started.stop()
 
 
 @pytest.mark.parametrize("step", CALLEE_STEPS)
@@ -88,7 +48,7 @@ async def test_a_callee_killed_at_any_step_loses_no_request(
     environment = {"CRASH_AT": step, "CRASH_MARK": str(mark)}
     dying = processes.start("tests.support.fleet", kafka.bootstrap_servers, str(effects), **environment)
     async with make_mesh("dispatch", kafka.bootstrap_servers) as dispatch:
-        await asyncio.to_thread(_wait_for, dying, "ready")
+        await asyncio.to_thread(wait_for_line, dying, "ready")
         handles = [await dispatch.call(FIND_AIRCRAFT, FindAircraft(tailnum=f"N{n % 7}")) for n in range(40)]
         assert await asyncio.to_thread(dying.wait, PATIENCE) == -9, "the process did not reach the step"
         processes.start("tests.support.fleet", kafka.bootstrap_servers, str(effects), **environment)
@@ -107,8 +67,10 @@ async def test_a_caller_killed_at_any_step_finds_every_persisted_request_answere
 ) -> None:
     effects, mark = tmp_path / "effects", tmp_path / "crashed"
     callee = processes.start("tests.support.fleet", kafka.bootstrap_servers, str(effects))
-    await asyncio.to_thread(_wait_for, callee, "ready")
-    caller = processes.start("tests.support.caller", kafka.bootstrap_servers, "10", step, CRASH_MARK=str(mark))
+    await asyncio.to_thread(wait_for_line, callee, "ready")
+    caller = processes.start(
+        "tests.support.caller", kafka.bootstrap_servers, "10", step, CRASH_MARK=str(mark)
+    )
     printed, _ = await asyncio.to_thread(caller.communicate, None, PATIENCE)
     assert caller.returncode == -9, "the process did not reach the step"
     persisted = [line.split()[1] for line in printed.splitlines() if line.startswith("persisted")]
@@ -125,26 +87,22 @@ async def test_a_broker_killed_under_load_costs_latency_and_no_request(
     effects = tmp_path / "effects"
     with EmbeddedKafka(tmp_path_factory.mktemp("killed"), ephemeral=True, attached=True) as broker:
         callee = processes.start("tests.support.fleet", broker.bootstrap_servers, str(effects))
-        await asyncio.to_thread(_wait_for, callee, "ready")
+        await asyncio.to_thread(wait_for_line, callee, "ready")
         async with make_mesh("dispatch", broker.bootstrap_servers) as dispatch:
             asked = [
-                asyncio.create_task(dispatch.request(FIND_AIRCRAFT, FindAircraft(tailnum=f"N{n}"), timeout=PATIENCE))
+                asyncio.create_task(
+                    dispatch.request(FIND_AIRCRAFT, FindAircraft(tailnum=f"N{n}"), timeout=PATIENCE)
+                )
                 for n in range(50)
             ]
             await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.to_thread(broker.kill)
             asked += [
-                asyncio.create_task(dispatch.request(FIND_AIRCRAFT, FindAircraft(tailnum=f"N{n}"), timeout=PATIENCE))
+                asyncio.create_task(
+                    dispatch.request(FIND_AIRCRAFT, FindAircraft(tailnum=f"N{n}"), timeout=PATIENCE)
+                )
                 for n in range(50, 100)
             ]
             await asyncio.to_thread(broker.start)
             replies = await asyncio.gather(*asked)
     assert [reply.tailnum for reply in replies] == [f"N{n}" for n in range(100)]
-
-
-def _wait_for(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
-    for printed in process.stdout:
-        if printed.strip() == line:
-            return
-    raise AssertionError(f"the process ended before it printed {line!r}")

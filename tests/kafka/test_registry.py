@@ -46,7 +46,10 @@ def registry(settings: Settings, topic: str) -> Registry:
 
 def raw(settings: Settings, topic: str) -> list[tuple[str, str | None]]:
     table = CompactedTable(settings, topic, client_id="test", isolation="read_uncommitted")
-    return [(r.key.decode(), None if r.value is None else r.value.decode(errors="replace")) for r in table.read_to_end()]
+    return [
+        (r.key.decode(), None if r.value is None else r.value.decode(errors="replace"))
+        for r in table.read_to_end()
+    ]
 
 
 def write(settings: Settings, topic: str, records: Sequence[tuple[bytes, bytes | None]]) -> None:

@@ -61,7 +61,9 @@ async def test_a_request_is_answered_with_a_typed_reply(kafka: EmbeddedKafka, ca
 
     @mesh.operation(ask)
     async def handle(request: Ask, context: Context) -> Answer:
-        return Answer(text=f"{context.caller} {request.key} {context.attempt} {context.operation == ask.name}")
+        return Answer(
+            text=f"{context.caller} {request.key} {context.attempt} {context.operation == ask.name}"
+        )
 
     async with mesh.serving():
         assert await caller.request(ask, Ask(key="a"), timeout=PATIENCE) == Answer(text="dispatch a 1 True")
@@ -142,7 +144,9 @@ async def test_a_later_process_of_the_service_attaches_to_a_pending_and_to_an_an
             assert await waiting == Answer(text="pending")
 
 
-async def test_a_handle_is_refused_by_another_service_and_when_garbled(kafka: EmbeddedKafka, caller: Mesh) -> None:
+async def test_a_handle_is_refused_by_another_service_and_when_garbled(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
     mesh, ask = service(kafka)
 
     @mesh.operation(ask)
@@ -254,7 +258,9 @@ async def test_work_that_never_ends_is_given_up_when_it_expires_and_others_go_on
             await stuck.reply(timeout=PATIENCE)
 
 
-async def test_work_that_expired_while_the_service_was_away_is_not_begun(kafka: EmbeddedKafka, caller: Mesh) -> None:
+async def test_work_that_expired_while_the_service_was_away_is_not_begun(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
     mesh, ask = service(kafka)
     begun = []
 
@@ -395,7 +401,9 @@ async def test_a_service_that_stops_finishes_what_is_in_work(kafka: EmbeddedKafk
     assert (await handle_.reply(PATIENCE)).text == "finished"
 
 
-async def test_a_service_that_stops_hands_back_what_does_not_finish(kafka: EmbeddedKafka, caller: Mesh) -> None:
+async def test_a_service_that_stops_hands_back_what_does_not_finish(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
     attempts: list[str] = []
 
     def make(grace: float, stuck: bool) -> tuple[Mesh, asyncio.Event]:
@@ -424,7 +432,9 @@ async def test_a_service_that_stops_hands_back_what_does_not_finish(kafka: Embed
     assert attempts == [pending.id, pending.id]
 
 
-async def test_a_reply_from_a_service_that_was_not_asked_is_ignored(kafka: EmbeddedKafka, caller: Mesh) -> None:
+async def test_a_reply_from_a_service_that_was_not_asked_is_ignored(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
     from broker_mesh.headers import Envelope, write
     from broker_mesh.kafka.producer import Producer
     from broker_mesh.replies import HandleToken
@@ -439,7 +449,9 @@ async def test_a_reply_from_a_service_that_was_not_asked_is_ignored(kafka: Embed
         await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
     pending = await caller.call(ask, Ask(key="a"))
     address = HandleToken.decode(str(pending)).reply_to
-    forged = Envelope(id="forged", source="mallory", type="x", correlation_id=pending.id, status=StatusCode.NOT_FOUND)
+    forged = Envelope(
+        id="forged", source="mallory", type="x", correlation_id=pending.id, status=StatusCode.NOT_FOUND
+    )
     forger = Producer(caller._connected().settings, "forger")
     await forger.send(address.topic, key=None, value=None, headers=write(forged), partition=address.partition)
     await forger.close(10)

@@ -34,4 +34,6 @@ class DeadLetters:
             ends = {(topic, number): end_offset(consumer, topic, number) for number in range(partitions)}
         finally:
             consumer.close()
-        return list(scan(self._settings, client_id="test", partitions=ends, since=None, stop=threading.Event()))
+        return list(
+            scan(self._settings, client_id="test", partitions=ends, since=None, stop=threading.Event())
+        )

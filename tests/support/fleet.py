@@ -12,8 +12,9 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,17 +43,21 @@ class Retired(BaseModel):
 
 
 FIND_AIRCRAFT = Operation("fleet.v1.find-aircraft", request=FindAircraft, reply=Aircraft, key="tailnum")
-RETIRE = Operation("fleet.v1.retire", request=Retire, key="tailnum")
+RETIRE: Operation[Retire, None] = Operation("fleet.v1.retire", request=Retire, key="tailnum")
 RETIRED = Event("fleet.v1.events.aircraft-retired", Retired, key="tailnum")
 
 
-def make_mesh(service: str, bootstrap_servers: str, **settings: Any) -> Mesh:
+def make_mesh(
+    service: str, bootstrap_servers: str, environ: Mapping[str, str] = MappingProxyType({}), **settings: Any
+) -> Mesh:
     """A mesh that sees neither this machine's environment nor the demo's schema files."""
     settings.setdefault("schemas", "no-such-folder")
-    return Mesh(service, bootstrap_servers=bootstrap_servers, environ={}, **settings)
+    return Mesh(service, bootstrap_servers=bootstrap_servers, environ=environ, **settings)
 
 
-def make_fleet(bootstrap_servers: str, record: Callable[[str], None] = lambda _: None, **settings: Any) -> Mesh:
+def make_fleet(
+    bootstrap_servers: str, record: Callable[[str], None] = lambda _: None, **settings: Any
+) -> Mesh:
     fleet = make_mesh("fleet", bootstrap_servers, **settings)
 
     @fleet.operation(FIND_AIRCRAFT)
@@ -133,7 +138,7 @@ def _after(owner: type, name: str, mark: Path) -> None:
 
 def install_crash(step: str, mark: Path, spare: int = 0) -> None:
     """Have this process kill itself at a step of delivery, after it has passed there `spare` times."""
-    global _spare  # noqa: PLW0603 - one crash per process
+    global _spare
     _spare = spare
     from broker_mesh.handlers import Handler
     from broker_mesh.kafka.consumer import GroupConsumer
@@ -165,7 +170,8 @@ async def main() -> None:
     step = os.environ.get("CRASH_AT")
     if step:
         install_crash(step, Path(os.environ["CRASH_MARK"]))
-    fleet = make_fleet(bootstrap_servers, append_to(effects))
+    telemetry = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+    fleet = make_fleet(bootstrap_servers, append_to(effects), environ=telemetry)
     await fleet.run(on_ready=lambda: print("ready", flush=True))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from broker_mesh.dev.watchdog import Watchdog
-from demo.processes import Process, ProcessFailed, wait_ready
+from demo.processes import Process, ProcessFailed
 
 
 @pytest.fixture
@@ -89,19 +89,3 @@ async def test_a_line_that_can_not_be_read_ends_the_process(watchdog: Watchdog) 
         )
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
-
-
-@pytest.mark.parametrize("answers", [[503, 503, 200], [200]])
-async def test_ready_is_what_the_health_port_says(answers: list[int]) -> None:
-    asked: list[bytes] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readline())
-        writer.write(f"HTTP/1.1 {answers[len(asked) - 1]} x\r\n\r\n".encode())
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        await wait_ready(server.sockets[0].getsockname()[1])
-    assert asked == [b"GET /ready HTTP/1.1\r\n"] * len(answers)

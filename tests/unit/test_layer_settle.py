@@ -139,3 +139,19 @@ async def test_an_outcome_that_cannot_be_carried_out_is_not_reported_as_one() ->
 
     with pytest.raises(Unavailable):
         await settled(Done(), Broken())
+
+
+async def test_a_bug_in_a_check_keeps_the_record_and_stops_nothing_else() -> None:
+    carried_out: list[Outcome] = []
+
+    async def carry_out(_: Message, outcome: Outcome) -> None:
+        carried_out.append(outcome)
+
+    async def buggy(_: Message) -> Outcome:
+        raise TypeError("a check's own mistake")
+
+    layer = settle.layer(lambda _: RETRY, carry_out, lambda: NOW, lambda: 0.5)
+    outcome = await stack([layer], buggy)(message())
+    assert carried_out == [outcome]
+    assert isinstance(outcome, DeadLetter)
+    assert "TypeError in a check" in outcome.error.message

@@ -1,0 +1,158 @@
+"""`mesh check`: what is fine, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker_mesh.cli.exits import ExitCode
+from broker_mesh.cli.options import BootstrapServers, duration, examples
+from broker_mesh.cli.output import Output, OutputFormat, print_json, stdout
+
+if TYPE_CHECKING:
+    from broker_mesh.cli.connection import Connection, Found
+    from broker_mesh.control.checks import Finding, SchemaFacts
+
+EXAMPLES = examples("mesh check", "mesh check --timeout 3 -o json | jq '.[] | select(.level != \"fine\")'")
+
+
+def check(
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            parser=duration,
+            metavar="DURATION",
+            help="How long to wait for Kafka. Default: the setting connect_timeout_seconds.",
+            show_default=False,
+        ),
+    ] = None,
+    bootstrap_servers: BootstrapServers = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Check settings, Kafka, topics, schemas and groups; the exit code is 1 when there is a problem."""
+    from broker_mesh.cli.connection import find_settings, run, with_timeout
+    from broker_mesh.control.checks import Level, check_settings
+
+    found = with_timeout(find_settings(bootstrap_servers), timeout)
+    findings = check_settings(found.settings, found.origins) + run(_check(found))
+    if output is OutputFormat.JSON:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        _print(findings)
+    if any(finding.level is Level.PROBLEM for finding in findings):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+async def _check(found: Found) -> list[Finding]:
+    """Go from section to section; where one can't be asked about, that is a finding, and the next is tried."""
+    from broker_mesh.cli.connection import connect
+    from broker_mesh.control.checks import Finding, Level
+    from broker_mesh.errors import MeshError
+
+    connection = connect(found.settings)
+    try:
+        brokers = await connection.admin.count_brokers()
+    except MeshError as error:
+        return [Finding("kafka", Level.PROBLEM, error.message)]
+    findings: list[Finding] = []
+    for section, look in (
+        ("kafka", _look_at_kafka),
+        ("topics", _look_at_topics),
+        ("schemas", _look_at_schemas),
+        ("groups", _look_at_groups),
+    ):
+        try:
+            findings += await look(connection, brokers)
+        except MeshError as error:
+            findings.append(Finding(section, Level.PROBLEM, error.message))
+    return findings
+
+
+async def _look_at_kafka(connection: Connection, brokers: int) -> list[Finding]:
+    from broker_mesh.control.checks import check_kafka
+
+    settings = connection.settings
+    config = await connection.admin.broker_config()
+    return check_kafka(settings.bootstrap_servers or "", brokers, settings, config)
+
+
+async def _look_at_topics(connection: Connection, brokers: int) -> list[Finding]:
+    from broker_mesh.cli.records import kind_of
+    from broker_mesh.control.checks import TopicFacts, check_topics
+    from broker_mesh.kafka.topics import replication
+
+    names = await connection.admin.topic_names()
+    infos = await connection.admin.describe([name for name in names if kind_of(name) != "record"])
+    configs = await connection.admin.topic_configs(list(infos))
+    facts = [TopicFacts(*info, config=configs[info.name]) for info in infos.values()]
+    return check_topics(facts, connection.settings, replication(connection.settings, brokers))
+
+
+async def _look_at_schemas(connection: Connection, _brokers: int) -> list[Finding]:
+    from broker_mesh import naming
+    from broker_mesh.cli.connection import read_registry
+    from broker_mesh.control.checks import check_schemas
+
+    exists = await read_registry(connection)
+    targets = [name for name in await connection.admin.topic_names() if naming.is_target(name)]
+    subjects = connection.registry.subjects() if exists else None
+    return check_schemas(targets, subjects, _files(connection))
+
+
+def _files(connection: Connection) -> list[SchemaFacts]:
+    from broker_mesh.contracts.files import load_schema_files
+    from broker_mesh.control.checks import SchemaFacts
+
+    registry = connection.registry
+    return [
+        SchemaFacts(subject, registry.find(subject, schema) is not None, registry.check(subject, schema))
+        for subject, schema in load_schema_files(connection.settings.schemas).items()
+    ]
+
+
+async def _look_at_groups(connection: Connection, _brokers: int) -> list[Finding]:
+    from broker_mesh import naming
+    from broker_mesh.cli.inventory import read_groups
+    from broker_mesh.control.checks import GroupFacts, check_groups
+    from broker_mesh.kafka.groups import lag
+
+    services = {naming.owner(name) for name in await connection.admin.topic_names()}
+    facts = []
+    for found in await read_groups(connection):
+        name = found.group.name
+        if naming.owner(name) not in services:
+            continue  # another program's
+        bounds = await connection.groups.bounds(found.offsets)
+        timeout = await connection.groups.session_timeout(name)
+        facts.append(GroupFacts(name, len(found.group.members), lag(bounds, found.offsets), timeout))
+    return check_groups(facts)
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.text import Text
+
+    from broker_mesh.control.checks import Level
+
+    marks: dict[Level, tuple[str, str]] = {
+        Level.FINE: ("✓", "green"),
+        Level.WARNING: ("!", "yellow"),
+        Level.PROBLEM: ("✗", "red"),
+    }
+    console = stdout()
+    section = ""
+    for finding in findings:
+        if finding.section != section:
+            console.print(Text(("\n" if section else "") + finding.section, style="bold"))
+            section = finding.section
+        mark, style = marks[finding.level]
+        console.print(Text(f"  {mark} ", style=style) + Text(finding.what), soft_wrap=True)
+        if finding.advice is not None:
+            console.print(Text(f"      {finding.advice}"), soft_wrap=True)
+    counts: dict[str, Any] = {level: sum(f.level is level for f in findings) for level in Level}
+    console.print(
+        f"\n{counts[Level.PROBLEM]} problem(s), {counts[Level.WARNING]} warning(s)",
+        highlight=False,
+        style="bold",
+    )
