@@ -19,7 +19,13 @@ from demo.tally import Departures, Progress
 
 _PLAIN_SECONDS = 2.0
 _BAR_WIDTH = 30
-_STYLES = {"starting": "yellow", "running": "green", "killed": "bold red", "done": "dim"}
+_STYLES = {
+    "not started": "dim",
+    "starting": "yellow",
+    "running": "green",
+    "killed": "bold red",
+    "done": "dim",
+}
 
 
 class Stage:
@@ -35,7 +41,7 @@ class Stage:
         self.console = console
         self.progress = Progress()
         self.departures = Departures(expected.departed)
-        self.services: dict[str, str] = {}
+        self.services = dict.fromkeys(("fleet", "weather", "dispatch", "board"), "not started")
         self._started_at = time.monotonic()
         self._moved_at = self._started_at
         self._changed = asyncio.Event()
@@ -76,9 +82,9 @@ class Stage:
         Returns:
             Whether the condition holds.
         """
-        self._moved_at = time.monotonic()
+        began = time.monotonic()
         while not condition():
-            left = self._moved_at + stall_seconds - time.monotonic()
+            left = max(began, self._moved_at) + stall_seconds - time.monotonic()
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), left)
@@ -89,6 +95,7 @@ class Stage:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the state until the block ends: redrawn in place on a terminal, a line now and then elsewhere."""
+        self._started_at = time.monotonic()
         if self.console.is_terminal:
             with Live(get_renderable=self._drawn, console=self.console, refresh_per_second=8):
                 yield
@@ -107,6 +114,8 @@ class Stage:
         while True:
             await asyncio.sleep(_PLAIN_SECONDS)
             calls = self.progress.all_calls
+            if not calls.sent:
+                continue
             self.say(
                 f"flights {self.progress.flights:,} of {self.expected.flights:,}; requests sent {calls.sent:,}, "
                 f"answered {calls.done:,}, waiting {calls.waiting:,}; departures {len(self.departures.flights):,}"

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from broker_mesh.dev.watchdog import Watchdog
 from demo.contracts import FIND_AIRCRAFT
@@ -41,7 +42,7 @@ class Story:
         self._stage = stage
         self._watchdog = watchdog
         self._group = group
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
         self._environ = {
             **os.environ,
             "MESH_BOOTSTRAP_SERVERS": bootstrap_servers,

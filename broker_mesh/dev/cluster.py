@@ -132,10 +132,12 @@ class EmbeddedKafka:
             What it did; nothing where nothing ran.
         """
         running = [broker for broker in self._brokers if broker.state.running]
-        if not self.ephemeral:  # a clean stop saves the next start a recovery; deleted data needs none
-            for broker in running:
+        for broker in running:
+            if self.ephemeral:  # a clean stop would spare the next start a recovery, but there is none
+                broker.kill()
+            else:
                 broker.terminate()
-        until = time.monotonic() + (0 if self.ephemeral else STOP_SECONDS)
+        until = time.monotonic() + STOP_SECONDS
         killed = [each for each in running if not each.wait_gone(max(0, until - time.monotonic()))]
         for broker in killed:
             broker.kill()

@@ -193,7 +193,7 @@ class Admin:
         servers = self._settings.bootstrap_servers
         # A refused login and a TLS mismatch reach the caller as time-outs; what librdkafka said before tells more.
         last = self._outages.last_error
-        cause = last or str(translate(error, "connecting"))
+        cause = last or translate(error, "connecting").message
         if self._outages.security_error:
             return Unauthenticated(
                 f"Kafka at {servers} refuses the connection: {self._outages.security_error}; "

@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from broker_mesh.dev.cluster import EmbeddedKafka
 from tests.support.fleet import CALLER_STEPS, FIND_AIRCRAFT, Aircraft, FindAircraft, make_mesh
+from tests.support.groups import shorten_sessions
 from tests.support.processes import Processes, wait_for_line
 
 PATIENCE = 60.0
@@ -32,12 +32,7 @@ CALLEE_STEPS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def short_sessions(kafka: EmbeddedKafka) -> None:
-    """A killed member keeps its partitions until its session ends: 1.5 s here, to spare the tests most of 6."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    entry = ConfigEntry("consumer.session.timeout.ms", "1500", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.GROUP, "fleet.v1", incremental_configs=[entry])
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
+    shorten_sessions(kafka.bootstrap_servers, "fleet.v1")
 
 
 @pytest.mark.parametrize("step", CALLEE_STEPS)

@@ -1,0 +1,46 @@
+"""The order of the layers is part of the design: a change of it must be seen here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker_mesh import inbound, outbound
+from broker_mesh.layer import Layer, Step
+
+
+def named(name: str) -> Layer[Any]:
+    def around(rest: Step[Any]) -> Step[Any]:
+        return rest
+
+    return Layer(name, around)
+
+
+def test_the_outbound_layers_stand_in_message_order() -> None:
+    layers = outbound.layers(
+        trace=named("trace"), deadline=named("deadline"), validate=named("validate"), route=named("route")
+    )
+    assert [layer.name for layer in layers] == ["trace", "deadline", "validate", "route"]
+
+
+def test_replies_pass_the_trace_and_the_check_of_their_address() -> None:
+    layers = outbound.reply_layers(trace=named("trace"), route=named("route"))
+    assert [layer.name for layer in layers] == ["trace", "route"]
+
+
+def test_the_inbound_layers_stand_in_message_order() -> None:
+    layers = inbound.layers(
+        trace=named("trace"),
+        settle=named("settle"),
+        headers=named("headers"),
+        identity=named("identity"),
+        deadline=named("deadline"),
+        validate=named("validate"),
+    )
+    assert [layer.name for layer in layers] == [
+        "trace",
+        "settle",
+        "headers",
+        "identity",
+        "deadline",
+        "validate",
+    ]
