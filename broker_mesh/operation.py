@@ -6,7 +6,7 @@ that both sides import.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -32,13 +32,26 @@ class Operation(Generic[RequestT, ReplyT]):
         SettingsError: the name, a model or the key field is not usable.
     """
 
+    @overload
     def __init__(
-        self,
+        self: Operation[RequestT, None],
         name: str,
         request: type[RequestT],
-        reply: type[ReplyT] | None = None,
+        reply: None = ...,
         *,
-        key: str | None = None,
+        key: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Operation[RequestT, ReplyT],
+        name: str,
+        request: type[RequestT],
+        reply: type[ReplyT],
+        *,
+        key: str | None = ...,
+    ) -> None: ...
+    def __init__(
+        self, name: str, request: type[RequestT], reply: type[Any] | None = None, *, key: str | None = None
     ) -> None:
         parsed = naming.parse_operation(name)
         self.name = name

@@ -20,7 +20,7 @@ from broker_mesh.contracts.catalog import Catalog, Target, is_unknown_schema
 from broker_mesh.contracts.files import load_schema_files
 from broker_mesh.contracts.registry import Registry
 from broker_mesh.errors import MeshError, NotFound, PermissionDenied, SettingsError, Unavailable
-from broker_mesh.kafka import config, topics
+from broker_mesh.kafka import topics
 from broker_mesh.kafka.admin import Admin
 from broker_mesh.kafka.consumer import GroupConsumer
 from broker_mesh.kafka.producer import Producer

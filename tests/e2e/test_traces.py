@@ -29,7 +29,9 @@ async def test_a_trace_is_continuous_over_services_calls_and_events(
         for process in (fleet, relay, watcher):
             await asyncio.to_thread(wait_for_line, process, "ready")
         for name, value in otlp.items():
-            monkeypatch.setenv(name, value)  # the SDK reads its finer settings from the process's own environment
+            monkeypatch.setenv(
+                name, value
+            )  # the SDK reads its finer settings from the process's own environment
         mesh = make_mesh("dispatch", servers, environ=otlp)
         async with mesh as dispatch:
             reply = await dispatch.request(LOOK_UP, FindAircraft(tailnum="N14228"), timeout=PATIENCE)

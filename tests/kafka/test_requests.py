@@ -297,7 +297,7 @@ async def test_a_one_way_message_has_no_reply_and_its_failure_is_a_dead_letter(
     kafka: EmbeddedKafka, caller: Mesh, dead_letters: DeadLetters
 ) -> None:
     mesh, _ = service(kafka)
-    retire: Operation[Ask, None] = Operation(f"{mesh.service}.v1.retire", request=Ask, key="key")
+    retire = Operation(f"{mesh.service}.v1.retire", request=Ask, key="key")
     done = asyncio.Event()
 
     @mesh.operation(retire)

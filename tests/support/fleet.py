@@ -43,7 +43,7 @@ class Retired(BaseModel):
 
 
 FIND_AIRCRAFT = Operation("fleet.v1.find-aircraft", request=FindAircraft, reply=Aircraft, key="tailnum")
-RETIRE: Operation[Retire, None] = Operation("fleet.v1.retire", request=Retire, key="tailnum")
+RETIRE = Operation("fleet.v1.retire", request=Retire, key="tailnum")
 RETIRED = Event("fleet.v1.events.aircraft-retired", Retired, key="tailnum")
 
 
