@@ -68,15 +68,25 @@ def find_settings(bootstrap_servers: str | None) -> Found:
     if bootstrap_servers is not None:
         origins["bootstrap_servers"] = "--bootstrap-servers"
     if settings.bootstrap_servers is None:
-        running = running_bootstrap_servers(os.environ)
-        if running is None:
-            raise SettingsError(
-                "no Kafka is named and no 'mesh dev' runs: start one with 'mesh dev up', give --bootstrap-servers, "
-                "set MESH_BOOTSTRAP_SERVERS, or write bootstrap_servers in mesh.toml"
-            )
-        settings = settings.model_copy(update={"bootstrap_servers": running})
-        origins["bootstrap_servers"] = DEV
+        settings, origins["bootstrap_servers"] = reachable(settings), DEV
     return Found(settings, origins)
+
+
+def reachable(settings: Settings) -> Settings:
+    """Give the settings with a running `mesh dev` for Kafka, where they name none.
+
+    Raises:
+        SettingsError: none runs.
+    """
+    if settings.bootstrap_servers is not None:
+        return settings
+    running = running_bootstrap_servers(os.environ)
+    if running is None:
+        raise SettingsError(
+            "no Kafka is named and no 'mesh dev' runs: start one with 'mesh dev up', give --bootstrap-servers, "
+            "set MESH_BOOTSTRAP_SERVERS, or write bootstrap_servers in mesh.toml"
+        )
+    return settings.model_copy(update={"bootstrap_servers": running})
 
 
 @asynccontextmanager

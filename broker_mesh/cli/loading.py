@@ -28,11 +28,8 @@ def load_mesh(target: str, directory: Path) -> Mesh:
         SettingsError: the module raises when it is imported, or the name is not a mesh.
     """
     module_name, colon, name = target.partition(":")
-    if (
-        not colon
-        or not name.isidentifier()
-        or not all(part.isidentifier() for part in module_name.split("."))
-    ):
+    parts = module_name.split(".")
+    if not colon or not all(part.isidentifier() for part in (*parts, name)) or parts[-1] == "py":
         guess = module_name.removesuffix(".py").strip("/").replace("/", ".")
         hint = f"{guess or 'package.module'}:{name or 'name'}"
         raise InvalidArgument(f"{target!r} names no mesh: write package.module:name, as in {hint}")
@@ -61,24 +58,23 @@ def _import(name: str, directory: Path) -> ModuleType:
                 or f"; it is looked for in {directory} and the Python path"
             )
             raise NotFound(f"there is no module {missing!r}{hint}") from error
-        raise _import_failed(name, error) from error
+        raise _import_failed(name, error, directory) from error
     # A module may raise anything, SystemExit too, and whatever it is gets its sentence.
     except (Exception, SystemExit) as error:
-        raise _import_failed(name, error) from error
+        raise _import_failed(name, error, directory) from error
 
 
-def _import_failed(name: str, error: BaseException) -> MeshError:
+def _import_failed(name: str, error: BaseException, directory: Path) -> MeshError:
     if isinstance(error, SyntaxError) and error.filename is not None:
         place = f"{error.filename}, line {error.lineno}"
         reason = error.msg
     else:
-        frames = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
-        ]
-        # The first two are this module's own.
-        last = frames[-1] if frames else None
-        place = f"{last.filename}, line {last.lineno}" if last is not None else name
-        reason = str(error) or "no message"
+        frames = traceback.extract_tb(error.__traceback__)
+        # The user's own line, rather than the one of the library that it called.
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(directory)]
+        last = (own or frames)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        reason = error.message if isinstance(error, MeshError) else str(error) or "no message"
     return SettingsError(f"module {name!r} can't be imported: {type(error).__name__}: {reason} ({place})")
 
 

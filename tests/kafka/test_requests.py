@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -49,7 +50,7 @@ async def caller(kafka: EmbeddedKafka) -> AsyncIterator[Mesh]:
         yield mesh
 
 
-def service(kafka: EmbeddedKafka, **settings: object) -> tuple[Mesh, Operation[Ask, Answer]]:
+def service(kafka: EmbeddedKafka, /, **settings: Any) -> tuple[Mesh, Operation[Ask, Answer]]:
     """A service of its own name, so that tests share nothing but the broker."""
     name = fresh("svc")
     mesh = make_mesh(name, kafka.bootstrap_servers, **settings)
@@ -499,3 +500,64 @@ async def test_an_exhausted_request_is_answered_and_kept_with_its_cause(
     assert facts.source == "dispatch"
     assert letter.record is not None
     assert letter.key == b"k"
+
+
+async def test_the_classic_group_protocol_is_a_fallback_for_older_brokers(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
+    mesh, ask = service(kafka, kafka={"group.protocol": "classic"})
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        return Answer(text=request.key)
+
+    for round_ in range(2):  # the second goes on from the first's commit
+        async with mesh.serving():
+            assert (await caller.request(ask, Ask(key=f"r{round_}"), timeout=PATIENCE)).text == f"r{round_}"
+
+
+async def test_several_instances_share_the_work_of_a_service(kafka: EmbeddedKafka, caller: Mesh) -> None:
+    name = fresh("svc")
+    ask = Operation(f"{name}.v1.ask", request=Ask, reply=Answer, key="key")
+    by: list[int] = []
+
+    def instance(number: int) -> Mesh:
+        mesh = make_mesh(name, kafka.bootstrap_servers)
+
+        @mesh.operation(ask)
+        async def handle(request: Ask, context: Context) -> Answer:
+            by.append(number)
+            return Answer(text=request.key)
+
+        return mesh
+
+    async with instance(1).serving() as first, instance(2).serving() as second:
+        async with asyncio.timeout(PATIENCE):
+            while (first.partitions, second.partitions) != (3, 3):
+                await asyncio.sleep(0.05)
+        await asyncio.gather(*(caller.request(ask, Ask(key=f"k{n}"), timeout=PATIENCE) for n in range(60)))
+    assert len(by) == 60
+    assert set(by) == {1, 2}
+
+
+async def test_back_pressure_bounds_what_is_taken_and_loses_nothing(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
+    mesh, ask = service(kafka, max_in_flight=20, concurrency=5)
+    running, most = 0, 0
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return Answer(text=request.key)
+
+    async with mesh.serving() as serving:
+        handles = [await caller.call(ask, Ask(key=f"k{n}")) for n in range(300)]
+        replies = await asyncio.gather(*(handle.reply(PATIENCE) for handle in handles))
+        assert serving.in_flight <= 20 + 500  # one batch may be on its way when the limit is met
+    assert [reply.text for reply in replies] == [f"k{n}" for n in range(300)]
+    assert most == 5
