@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -102,8 +103,10 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
     if child.returncode is None:
         child.terminate()
     try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await child.communicate()  # reads on: a full pipe would keep it from ending
-    except TimeoutError:
-        child.kill()
-        await child.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await child.communicate()  # reads on: a full pipe would keep it from ending
+    finally:
+        if child.returncode is None:  # too slow, or nobody wants to wait any longer
+            child.kill()
+            await child.wait()

@@ -12,7 +12,7 @@ from typing import Any
 
 from broker_mesh import naming
 from broker_mesh.cli.connection import reachable
-from broker_mesh.errors import Unavailable
+from broker_mesh.errors import MeshError
 from broker_mesh.health import Health
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.mesh import Mesh
@@ -120,7 +120,7 @@ class Serving:
         while not service.partitions:
             try:
                 members = (await groups.describe([group]))[group].members
-            except Unavailable:
+            except MeshError:
                 members = ()  # not now: it is asked again
             if any(member.client_id.startswith(name) for member in members):
                 return

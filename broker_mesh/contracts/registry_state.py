@@ -116,15 +116,13 @@ class RegistryState:
     def _schema(self, schema_id: int, text: str) -> AvroSchema:
         """Give the schema of an id; the first record of an id decides what it means."""
         schema = AvroSchema(text, f"schema id {schema_id}")
-        first = self._schemas.setdefault(schema_id, schema)
+        first = self._schemas.get(schema_id)
+        if first is None:
+            self._ids.setdefault(schema.canonical, schema_id)
+            self._schemas[schema_id] = schema
+            return schema
         if first.text != text and first != schema:
             raise SchemaError(f"schema id {schema_id} stands for another schema already")
-        if first is schema:
-            try:
-                self._ids.setdefault(schema.canonical, schema_id)
-            except SchemaError:
-                del self._schemas[schema_id]
-                raise
         return first
 
     def _apply_config(self, key: dict[str, Any], value: bytes | None) -> None:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, NaiveDatetime, RootModel
+from pydantic import AwareDatetime, BaseModel, EmailStr, NaiveDatetime, RootModel
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -118,6 +118,7 @@ Shape = Scalar | Choice | Items | Entries | Either | Record
 
 _SCALARS: dict[Any, Scalar] = {
     str: Scalar("string", str),
+    EmailStr: Scalar("string", str),
     bool: Scalar("boolean", bool),
     int: Scalar("long", int),
     float: Scalar("double", float),
@@ -215,7 +216,7 @@ class _Reader:
                 return self.record(annotation)
             if issubclass(annotation, enum.Enum):
                 return _enumeration(annotation, where)
-            if issubclass(annotation, str) or annotation.__name__ == "EmailStr":
+            if issubclass(annotation, str):
                 return _SCALARS[str]
         shown = getattr(annotation, "__name__", None) or str(annotation)
         raise SchemaError(

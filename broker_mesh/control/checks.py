@@ -365,12 +365,13 @@ def _max_bytes(topic: TopicFacts) -> int:
 
 
 def _days(milliseconds: int) -> str:
-    days = milliseconds / _DAY_MS
-    return f"{days:g} days" if days >= 1 else f"{milliseconds / 3_600_000:g} hours"
+    days, hours = milliseconds / _DAY_MS, milliseconds / 3_600_000
+    return _count(days, "day") if days >= 1 else _count(hours, "hour")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int | float, noun: str) -> str:
+    shown = number if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
 
 
 def _masked(name: str, value: object) -> object:

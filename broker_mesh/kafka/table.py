@@ -26,14 +26,17 @@ _POLL_SECONDS = 0.1
 _BATCH = 1000
 _RETRY_SECONDS = 0.02
 
-# A topic that was made a moment ago has no leader yet on every broker.
+_NO_TOPIC = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
+)
+# A topic just made, or one whose leader changes: it passes (KIP-207 for offsets after a change).
 _NOT_YET = frozenset(
     {
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
     }
 )
 
@@ -140,19 +143,18 @@ class CompactedTable:
     def _bounds(self, consumer: Consumer, deadline: float, outages: OutageLog) -> tuple[int, int]:
         """Ask for the first offset and the end; under read_committed that is before the first open transaction."""
         partition = TopicPartition(self.topic, 0)
-        created = not self._create
+        created = False
         while True:
             try:
                 low, end = consumer.get_watermark_offsets(partition, timeout=_remaining(deadline))
             except KafkaException as error:
                 code = error.args[0].code()
-                if code not in _NOT_YET or (not self._create and code != KafkaError.NOT_LEADER_FOR_PARTITION):
+                passes = code in _NOT_YET or (code in _NO_TOPIC and self._create)
+                if not passes or time.monotonic() >= deadline:
                     raise self._failed(error, outages) from error
-                if not created:
+                if code in _NO_TOPIC and not created:
                     make_table_topic(self._settings, self.topic, client_id=self._client_id)
                     created = True
-                if time.monotonic() >= deadline:
-                    raise self._failed(error, outages) from error
                 time.sleep(_RETRY_SECONDS)
             else:
                 return low, end

@@ -153,7 +153,7 @@ def table_rows(output: str) -> dict[str, list[str]]:
 
 
 def test_an_interrupted_demo_stops_all_that_it_started(tmp_path: Path, run: list[Demo]) -> None:
-    run.append(demo := Demo(tmp_path, "--all"))
+    run.append(demo := Demo(tmp_path))
     demo.read_until("are ready")
     demo.process.send_signal(signal.SIGTERM)
     code, output = demo.finish()
@@ -162,7 +162,7 @@ def test_an_interrupted_demo_stops_all_that_it_started(tmp_path: Path, run: list
 
 
 def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path, run: list[Demo]) -> None:
-    run.append(demo := Demo(tmp_path, "--all"))
+    run.append(demo := Demo(tmp_path))
     demo.read_until("are ready")
     demo.service("weather").kill()
     code, output = demo.finish()

@@ -52,7 +52,7 @@ def attempt(make: Callable[[], AvroSchema]) -> AvroSchema | SchemaError:
 
 
 @given(JSON)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_json_is_a_schema_or_a_schema_error(definition: Any) -> None:
     found = attempt(lambda: AvroSchema.of(definition, "f.avsc"))
     if isinstance(found, SchemaError):
@@ -62,7 +62,7 @@ def test_any_json_is_a_schema_or_a_schema_error(definition: Any) -> None:
 
 
 @given(st.text(max_size=50))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_text_is_a_schema_or_a_schema_error(text: str) -> None:
     found = attempt(lambda: AvroSchema.parse(text, "f.avsc"))
     assert isinstance(found, AvroSchema) or found.message.startswith("f.avsc: ")
@@ -106,14 +106,14 @@ def schemas(draw: st.DrawFn) -> AvroSchema:
 
 
 @given(schemas(), schemas())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_there_are_reasons_exactly_where_the_verdict_is_no(one: AvroSchema, other: AvroSchema) -> None:
     assert bool(explain(one, other, "reader")) == bool(unreadable(one, other, "reader"))
     assert check("FORWARD", one, [other]) == [] or check("BACKWARD", other, [one]) != []
 
 
 @given(schemas())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_schema_goes_with_itself_and_with_an_optional_field_more(schema: AvroSchema) -> None:
     assert check("FULL", schema, [schema]) == []
     definition = json.loads(schema.canonical)
@@ -153,7 +153,7 @@ BYTES = st.binary(max_size=20)
         max_size=10,
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_records_are_taken_or_skipped(records: list[tuple[bytes, bytes | None]]) -> None:
     logging.getLogger("broker_mesh.contracts.registry_state").disabled = True
     try:

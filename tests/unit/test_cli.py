@@ -1,0 +1,262 @@
+"""The command line without Kafka: what help costs, what wrong usage says, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_mesh.cli import execute
+from broker_mesh.cli.exits import ExitCode, exit_code, is_answer
+from broker_mesh.cli.json_input import read_object
+from broker_mesh.cli.options import duration
+from broker_mesh.errors import InvalidArgument, MeshError, MessageTooLarge, SchemaError, SettingsError
+from broker_mesh.status import StatusCode
+
+HEAVY = ("confluent_kafka", "pydantic", "fastavro", "opentelemetry", "rich", "asyncio")
+
+COMMANDS = [
+    ["run"],
+    ["call"],
+    ["send"],
+    ["tap"],
+    ["check"],
+    ["topics", "list"],
+    ["topics", "show"],
+    ["topics", "create"],
+    ["topics", "reset-offsets"],
+    ["schemas", "list"],
+    ["schemas", "show"],
+    ["schemas", "check"],
+    ["schemas", "register"],
+    ["dev", "up"],
+    ["dev", "down"],
+    ["dev", "status"],
+    ["dev", "logs"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings, no running `mesh dev`, no terminal."""
+    for name in [name for name in os.environ if name.startswith("MESH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MESH_DEV_DIR", str(tmp_path / "dev"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = execute(arguments)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return code, err
+
+
+# ── help ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom broker_mesh.cli import execute\nexecute(['--help'])\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_has_examples_and_every_command_an_output_option(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Examples:" in text
+    assert f"mesh {' '.join(command)}" in text.partition("Examples:")[2]
+    assert "--output" in text
+
+
+def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["--help"]) == 0
+    text = capsys.readouterr().out
+    for code in ExitCode:
+        assert f"{code:<4} " in text
+
+
+def test_the_module_can_be_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "broker_mesh.cli", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("mesh ")
+
+
+# ── exit codes ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (StatusCode.INVALID_ARGUMENT, 2),
+        (StatusCode.NOT_FOUND, 3),
+        (StatusCode.UNAVAILABLE, 4),
+        (StatusCode.UNAUTHENTICATED, 4),
+        (StatusCode.DEADLINE_EXCEEDED, 5),
+        (StatusCode.PERMISSION_DENIED, 1),
+        (StatusCode.FAILED_PRECONDITION, 1),
+        (StatusCode.INTERNAL, 1),
+        (StatusCode.UNKNOWN, 1),
+    ],
+)
+def test_the_exit_code_of_an_error_of_this_side(status: StatusCode, code: int) -> None:
+    assert exit_code(MeshError.of(status, "why", handle="mesh1.x")) == code
+
+
+@pytest.mark.parametrize("status", [status for status in StatusCode if status is not StatusCode.OK])
+def test_an_answer_is_always_exit_code_1(status: StatusCode) -> None:
+    answer = MeshError.of(status, "why", attempts=1, handle="mesh1.x")
+    assert is_answer(answer)
+    assert exit_code(answer) == 1
+
+
+@pytest.mark.parametrize("error", [MessageTooLarge("why"), SettingsError("why"), SchemaError("why")])
+def test_what_does_not_fit_is_wrong_usage(error: MeshError) -> None:
+    assert exit_code(error) == 2
+
+
+# ── usage ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_kafka_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = failed(capsys, "topics", "list")
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "mesh dev up" in said
+
+
+def test_a_wrong_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mesh.toml").write_text("bootstrap_server = 'x:1'\n")
+    code, said = failed(capsys, "check")
+    assert code == 2
+    assert "did you mean 'bootstrap_servers'?" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["call"], "name the operation, or give --attach"),
+        (["call", "fleet.v1.find-aircraft"], "no JSON was given"),
+        (["call", "fleet.v1.find-aircraft", "{", "--timeout", "1"], "not valid JSON"),
+        (["call", "fleet.v1.find-aircraft", "{}", "--timeout", "0"], "no duration above 0"),
+        (["call", "fleet.v1.find-aircraft", "{}", "--timeout", "soon"], "no duration above 0"),
+        (["call", "--attach", "mesh1.nonsense"], "is not a handle"),
+        (["call", "fleet.v1.find-aircraft", "{}", "--attach", "mesh1.x"], "give no new one"),
+        (["call", "fleet.v1.find-aircraft", "{}", "--as", "Not A Service"], "not valid"),
+        (["send", "fleet.v1.retire", "[]"], "holds a list"),
+        (["tap", "fleet", "--since", "1m", "--from-beginning"], "either"),
+        (["tap"], "Missing argument"),
+        (["run", "fleet.py:fleet"], "write package.module:name, as in fleet:fleet"),
+        (["run", "fleet:fleet", "--log-level", "loud"], "'loud' is unknown"),
+        (["run", "fleet:fleet", "--workers", "0"], "--workers"),
+        (["topics", "reset-offsets", "t", "--group", "g", "--to", "middle"], "middle"),
+        (["teleport"], "teleport"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = failed(capsys, *arguments)
+    assert code == 2
+    assert said in error
+
+
+def test_an_event_is_published_by_its_owner_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = failed(capsys, "send", "fleet.v1.events.retired", '{"tailnum": "N1"}')
+    assert code == 1
+    assert "--as fleet" in said
+
+
+def test_a_broken_pipe_is_quiet() -> None:
+    """The reader is gone before a byte is written."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "broker_mesh.cli", "--help"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    finally:
+        os.close(write)
+    assert done.stderr == b""
+
+
+# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": }', "line 1, column 7"),
+        ('{"a": 1,\n "b" 2}', "line 2, column 6"),
+        ("{'a': 1}", "line 1, column 2"),
+        ("", "line 1, column 1"),
+        ("[1]", "holds a list"),
+        ("3", "holds a number"),
+        ("null", "holds null"),
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ('{"a": NaN}', "NaN is no JSON"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": ' + "9" * 5000 + "}", "not valid JSON"),
+        ("@missing.json", "'missing.json' can't be read"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_bad_json_in_one_sentence(text: str, said: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read_object(text)
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_json_from_a_file_that_is_not_utf_8() -> None:
+    Path("latin.json").write_bytes(b'{"a": "\xe9"}')
+    with pytest.raises(InvalidArgument, match=r"latin.json is not UTF-8 at byte 7"):
+        read_object("@latin.json")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=st.dictionaries(st.text(), json_values, max_size=4))
+def test_json_is_read_from_argument_stdin_and_file_alike(value: dict[str, Any]) -> None:
+    text = json.dumps(value, ensure_ascii=True)
+    assert read_object(text) == value
+    Path("given.json").write_text(text)
+    assert read_object("@given.json") == value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert read_object("-") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10), ("1.5", 1.5), ("500ms", 0.5), ("10m", 600), ("2h", 7200), ("7d", 604800)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
