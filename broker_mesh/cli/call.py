@@ -33,7 +33,10 @@ EXAMPLES = examples(
 
 def call(
     operation: Annotated[
-        str | None, typer.Argument(help="Its name, as in fleet.v1.find-aircraft.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="OPERATION", help="Its name, as in fleet.v1.find-aircraft.", show_default=False
+        ),
     ] = None,
     request: Annotated[
         str | None,

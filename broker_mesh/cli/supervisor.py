@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from broker_mesh.cli.exits import ExitCode
@@ -22,6 +23,7 @@ from broker_mesh.health import Health
 
 logger = logging.getLogger(__name__)
 
+_REPORT_BYTES = 1 << 20
 _SILENT_SECONDS = 5 * REPORT_SECONDS
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
@@ -146,7 +148,7 @@ class Supervisor:
             slot.process = process
             if self._stopping.is_set():  # it was being started when all were told to stop
                 process.terminate()
-            reader, writer = await asyncio.open_connection(sock=ours)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_REPORT_BYTES)
             listening = asyncio.create_task(self._listen(slot, reader))
             try:
                 return await self._ended(process)
@@ -172,7 +174,10 @@ class Supervisor:
 
     async def _listen(self, slot: _Slot, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            slot.report = json.loads(line)
+            try:
+                slot.report = json.loads(line)
+            except ValueError:
+                continue  # cut off, since the link was full for a moment; the next one comes in a second
             slot.heard_at = time.monotonic()
             self._grace = max(self._grace, slot.report["grace"])
             self._started = self._started or slot.ready
@@ -204,4 +209,5 @@ class Supervisor:
     def _signal_all(self, number: signal.Signals) -> None:
         for slot in self._slots:
             if slot.process is not None and slot.process.returncode is None:
-                slot.process.send_signal(number)
+                with suppress(ProcessLookupError):  # it has ended, and its end is not noticed yet
+                    slot.process.send_signal(number)

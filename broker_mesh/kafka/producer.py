@@ -10,13 +10,13 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from typing import Any
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka import Producer as KafkaProducer
 
-from broker_mesh.errors import FailedPrecondition, MessageTooLarge, Unavailable
+from broker_mesh.errors import FailedPrecondition, MeshError, MessageTooLarge, Unavailable
 from broker_mesh.headers import RawHeaders
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
@@ -29,6 +29,15 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _FULL_QUEUE_WAIT_SECONDS = 0.01
+
+
+class _Outgoing(NamedTuple):
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: RawHeaders
+    acknowledged: asyncio.Future[Receipt]
 
 
 class Producer:
@@ -52,6 +61,8 @@ class Producer:
         except KafkaException as error:
             raise translate(error, "setting up the producer") from error
         self._max_bytes = config.max_message_bytes(settings)
+        self._outbox: deque[_Outgoing] = deque()
+        self._pass_scheduled = False
         self._acknowledged: deque[tuple[asyncio.Future[Receipt], KafkaError | None, KafkaMessage]] = deque()
         self._hop_scheduled = False
         self._hop_lock = threading.Lock()
@@ -85,7 +96,40 @@ class Producer:
             FailedPrecondition: the producer is closed.
             MeshError: what else Kafka reports. An outage is no error: it lasts as long as this waits.
         """
+        self._refuse_oversized(topic, key, value, headers)
+        if self._closed.is_set():
+            raise FailedPrecondition(f"sending to {topic!r}: the mesh is stopped")
         acknowledged: asyncio.Future[Receipt] = self._loop.create_future()
+        self._outbox.append(_Outgoing(topic, partition, key, value, headers, acknowledged))
+        if not self._pass_scheduled:
+            self._pass_scheduled = True
+            self._loop.call_soon(self._produce_outbox)
+        return await acknowledged
+
+    def _produce_outbox(self) -> None:
+        """Hand over what was sent during one pass of the loop, back to back, so that librdkafka can batch it.
+
+        With `linger.ms` 0 a record produced on its own goes out on its own; any linger would cost a lone request
+        more than a millisecond a hop.
+        """
+        self._pass_scheduled = False
+        while self._outbox:
+            outgoing = self._outbox[0]
+            try:
+                self._produce(outgoing)
+            except BufferError:
+                # librdkafka's queue is full: back-pressure, not an error. Nothing overtakes what waits here.
+                self._pass_scheduled = True
+                self._loop.call_later(_FULL_QUEUE_WAIT_SECONDS, self._produce_outbox)
+                return
+            except KafkaException as error:
+                translated = translate(error, f"sending to {outgoing.topic!r}")
+                translated.__cause__ = error
+                _reject(outgoing.acknowledged, translated)
+            self._outbox.popleft()
+
+    def _produce(self, outgoing: _Outgoing) -> None:
+        acknowledged = outgoing.acknowledged
 
         def on_delivery(error: KafkaError | None, message: KafkaMessage) -> None:
             self._acknowledged.append((acknowledged, error, message))
@@ -95,22 +139,14 @@ class Producer:
                 self._hop_scheduled = True
             self._loop.call_soon_threadsafe(self._resolve_acknowledged)
 
-        self._refuse_oversized(topic, key, value, headers)
-        where: dict[str, Any] = {} if partition < 0 else {"partition": partition}
-        while True:
-            if self._closed.is_set():
-                raise FailedPrecondition(f"sending to {topic!r}: the mesh is stopped")
-            try:
-                self._producer.produce(
-                    topic, key=key, value=value, headers=list(headers), on_delivery=on_delivery, **where
-                )
-            except BufferError:
-                # librdkafka's queue is full: back-pressure, not an error.
-                await asyncio.sleep(_FULL_QUEUE_WAIT_SECONDS)
-            except KafkaException as error:
-                raise translate(error, f"sending to {topic!r}") from error
-            else:
-                return await acknowledged
+        self._producer.produce(
+            outgoing.topic,
+            key=outgoing.key,
+            value=outgoing.value,
+            headers=list(outgoing.headers),
+            on_delivery=on_delivery,
+            partition=outgoing.partition,
+        )
 
     async def close(self, timeout: float) -> None:
         """Wait until everything sent is acknowledged, then stop.
@@ -121,7 +157,12 @@ class Producer:
         Raises:
             Unavailable: some records are not acknowledged; they may or may not be persisted.
         """
-        remaining = await asyncio.to_thread(self._producer.flush, timeout)
+        patience = self._loop.time() + timeout
+        while self._outbox and self._loop.time() < patience:  # librdkafka's queue is full  # noqa: ASYNC110
+            await asyncio.sleep(_FULL_QUEUE_WAIT_SECONDS)
+        remaining = len(self._outbox) + await asyncio.to_thread(
+            self._producer.flush, max(0.0, patience - self._loop.time())
+        )
         self._closed.set()
         await asyncio.to_thread(self._poller.join, timeout)
         self._resolve_acknowledged()
@@ -147,7 +188,7 @@ class Producer:
             else:
                 translated = translate(error, f"sending to {topic!r}")
                 translated.__cause__ = KafkaException(error)
-                acknowledged.set_exception(translated)
+                _reject(acknowledged, translated)
 
     def _refuse_oversized(
         self, topic: str, key: bytes | None, value: bytes | None, headers: RawHeaders
@@ -164,3 +205,8 @@ class Producer:
                 "large data, or raise message.max.bytes in [kafka] and max.message.bytes of the topic",
                 details={"bytes": size, "limit": limit},
             )
+
+
+def _reject(acknowledged: asyncio.Future[Receipt], error: MeshError) -> None:
+    if not acknowledged.done():  # its sender may have been cancelled
+        acknowledged.set_exception(error)
