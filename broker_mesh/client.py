@@ -150,14 +150,19 @@ class Client:
         _check_timeout(timeout)
         clock = asyncio.get_running_loop().time
         started = clock()
-        message, handle = await self._prepare(operation, body, expires_in, idempotency_key, inherited)
+        handle: Handle[Any] | None = None
         try:
             async with asyncio.timeout(timeout):
+                message, handle = await self._prepare(operation, body, expires_in, idempotency_key, inherited)
                 await self._send(message)
         except TimeoutError as error:
+            if handle is None:
+                raise DeadlineExceeded(
+                    f"Kafka could not be reached within {timeout:g} s; the request to {_name(operation)} was not sent"
+                ) from error
             raise DeadlineExceeded(
                 f"Kafka did not acknowledge the request to {handle.operation} within {timeout:g} s; "
-                "it is sent as soon as Kafka can be reached while this process lives",
+                "it may still be sent while this process lives, and can be waited for with its handle",
                 handle=str(handle),
             ) from error
         # At least a millisecond: an answer that is here already is taken, however late it is.

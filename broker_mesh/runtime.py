@@ -11,8 +11,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from broker_mesh import inbound, naming, outbound
 from broker_mesh.client import Client
@@ -41,6 +41,19 @@ from broker_mesh.telemetry.tracing import tracer_for
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
+_OUTAGE_PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+async def outlast(step: Callable[[], Awaitable[T]]) -> T:
+    """Try a step until Kafka can be reached: to a connected mesh an outage is latency, as long as the caller waits."""
+    while True:
+        try:
+            return await step()
+        except Unavailable as error:
+            logger.info("waiting for Kafka: %s", error.message)
+            await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
 
 
 class Declared(NamedTuple):
@@ -76,6 +89,7 @@ class Runtime:
         self._tracer, self._flush_spans = tracer_for(service, version, instance, environ)
         self._known_topics: set[str] = set()
         self._making_event = asyncio.Lock()
+        self._describing = asyncio.Lock()
         self._closing: list[Callable[[], Any]] = []
 
     @classmethod
@@ -148,9 +162,9 @@ class Runtime:
                 f"event {name!r} belongs to {naming.owner(name)!r}: only its owner publishes it"
             )
         if isinstance(target, Event):
-            await self._ready_event(target)
+            await outlast(lambda: self._ready_event(target))
         else:
-            await self.catalog.ready(target)
+            await outlast(lambda: self.catalog.ready(target))
 
     def reply_decoder(self, target: Target) -> validate.Decoder | None:
         """Give what decodes a target's replies."""
@@ -282,18 +296,23 @@ class Runtime:
     # ── topics ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ensure_topic(self, name: str) -> None:
-        if name not in self._known_topics:
-            if name not in await self.admin.describe([name]):
-                raise await self.not_found(name)
-            self._known_topics.add(name)
+        if name not in self._known_topics and not await outlast(lambda: self._exists(name)):
+            raise await self.not_found(name)
 
     async def _ensure_reply_address(self, topic: str) -> None:
-        if topic not in self._known_topics:
-            if topic not in await self.admin.describe([topic]):
-                raise NotFound(f"topic {topic!r} does not exist")
-            self._known_topics.add(topic)
+        if topic not in self._known_topics and not await outlast(lambda: self._exists(topic)):
+            raise NotFound(f"topic {topic!r} does not exist")
+
+    async def _exists(self, topic: str) -> bool:
+        async with self._describing:  # one question for all who wait for the same answer
+            if topic not in self._known_topics and topic in await self.admin.describe([topic]):
+                self._known_topics.add(topic)
+        return topic in self._known_topics
 
     async def _ensure_reply_topic(self) -> int:
+        return await outlast(self._make_reply_topic)
+
+    async def _make_reply_topic(self) -> int:
         spec = topics.reply_topic(self.service, self.settings, self._kept)
         await self.admin.create([spec])
         return (await self.admin.describe([spec.name]))[spec.name].partitions

@@ -97,6 +97,7 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickStart
         started.stop_the_service()
         started.second.paste(started.stop)
         started.second.read_until("Stopped 1 broker.", PATIENCE)
+        started.second.read_until(PROMPT, PATIENCE)
         left = {process.pid for process in started.processes()} - {started.first.pid, started.second.pid}
         assert left == set()
     finally:
