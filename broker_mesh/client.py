@@ -184,7 +184,7 @@ class Client:
             operation: what to call, declared or by name.
             body: the request: a model, or a mapping for calls by name.
             expires_in: how long the work is worth doing, seconds.
-            idempotency_key: requests of one key have one effect.
+            idempotency_key: travels with the request, for a handler that recognises repeats by it.
             inherited: deadline of the work on whose behalf this is asked, epoch ms.
 
         Raises:

@@ -52,6 +52,11 @@ class Context:
         return self._message.envelope.attempt
 
     @property
+    def idempotency_key(self) -> str | None:
+        """The caller's key for work that it may ask for more than once; None where it gave none."""
+        return self._message.envelope.idempotency_key
+
+    @property
     def key(self) -> bytes | None:
         """The record's key."""
         return self._message.key

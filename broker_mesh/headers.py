@@ -90,7 +90,7 @@ class Envelope(NamedTuple):
         attempt: 1 for the first delivery to a handler.
         reply_to: where the reply goes; None for one-way messages.
         correlation_id: on a reply, the id of its request.
-        idempotency_key: the caller's key for requests that must have one effect.
+        idempotency_key: the caller's key, the same on requests that mean the same work.
         status: on a reply or dead letter, how it ended; None elsewhere.
         status_message, status_details: on an error, its sentence and its facts.
         origin: on retries and dead letters, the first record.

@@ -316,7 +316,8 @@ class Mesh:
             body: the request.
             timeout: how long to wait, seconds; None waits as long as it takes.
             expires_in: how long the work is worth doing, seconds; None as long as the topic keeps it.
-            idempotency_key: requests of one key have one effect.
+            idempotency_key: travels with the request, for a handler that recognises repeats by it
+                (`context.idempotency_key`).
 
         Raises:
             DeadlineExceeded: no reply within `timeout`; the error's `handle` can be attached to.

@@ -54,7 +54,7 @@ ExpiresIn = Annotated[
 
 IdempotencyKey = Annotated[
     str | None,
-    typer.Option("--idempotency-key", metavar="KEY", help="Requests of one key have one effect."),
+    typer.Option("--idempotency-key", metavar="KEY", help="Travels with the request; a handler may recognise repeats by it."),
 ]
 
 
