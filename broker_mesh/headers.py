@@ -51,6 +51,8 @@ MAX_READ_BYTES = 16 * 1024
 """Bound of each header that the mesh reads, in bytes; traceparent, ids and status all stay far below."""
 
 # Long enough for a place in the log, which names records that came without an id (topic names take up to 249).
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # org.apache.kafka.common.internals.Topic
+_MAX_PARTITION = 2**31 - 1
 _ID = re.compile(r"[\x21-\x7e]{1,300}")
 
 _LATEST_TIME = 253_402_300_799_999  # the end of the year 9999, epoch ms: RFC 3339 has four digits for a year
@@ -261,9 +263,10 @@ def _time(value: bytes) -> int:
 
 def _reply_to(value: bytes) -> ReplyTo:
     topic, _, partition = _text(value).rpartition("/")
-    if not topic:
+    number = _number(partition.encode())
+    if not _TOPIC.fullmatch(topic) or number > _MAX_PARTITION:
         raise ValueError(value)
-    return ReplyTo(topic, _number(partition.encode()))
+    return ReplyTo(topic, number)
 
 
 def _origin(value: bytes) -> Origin:

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +45,6 @@ RequestHandler: TypeAlias = (
 EventHandler: TypeAlias = Callable[[EventT, Context], Awaitable[None]] | Callable[[EventT, Context], None]
 
 _ORDERINGS = ("key", "partition", "none")
-_MAX_HANDLER_THREADS = 100
 
 
 class Mesh:
@@ -87,7 +85,6 @@ class Mesh:
         given = {"bootstrap_servers": bootstrap_servers, "schemas": schemas, "kafka": kafka, **settings}
         self.settings = load(given, environ=self._environ, directory=directory or Path.cwd())
         self._declared: dict[str, Declared] = {}
-        self._threads: ThreadPoolExecutor | None = None
         self._runtime: Runtime | None = None
 
     def __repr__(self) -> str:
@@ -175,12 +172,9 @@ class Mesh:
         encoder = None
         if isinstance(target, Operation) and message.expects_reply:
             encoder = runtime.catalog.reply_encoder(target)
-        if self._threads is None:
-            workers = min(self.settings.concurrency, _MAX_HANDLER_THREADS)
-            self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"{self.service}-handler")
         loop = asyncio.get_running_loop()
         context = Context(message, client, lambda context: SyncContext(loop, context))
-        return await handler.run(message, context, encoder, self._threads)
+        return await handler.run(message, context, encoder)
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,7 +224,8 @@ class Mesh:
         Stopping finishes what is being handled, within `grace_seconds`, and hands the rest back.
 
         Args:
-            on_ready: called when the service has joined its group.
+            on_ready: called once this instance has been told its partitions; one of more instances than there
+                are partitions may wait for that.
 
         Raises:
             SettingsError: nothing is declared, or a setting is wrong.
@@ -238,16 +233,15 @@ class Mesh:
         """
         stop = asyncio.Event()
         async with _stopping_on_signals(stop), self.serving() as service:
-            if on_ready is not None:
-                on_ready()
             ends = [asyncio.create_task(service.failure()), asyncio.create_task(stop.wait())]
+            ready = asyncio.create_task(_tell_when_joined(service, on_ready))
             try:
                 done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 for end in done:
                     end.result()
             finally:
-                for end in ends:
-                    end.cancel()
+                for task in (*ends, ready):
+                    task.cancel()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Service]:
@@ -272,10 +266,6 @@ class Mesh:
                 yield service
             finally:
                 await service.stop()
-                threads, self._threads = self._threads, None
-                if threads is not None:
-                    # Not waited for: a plain function that never returns must not keep the process.
-                    threads.shutdown(wait=False, cancel_futures=True)
                 logger.info("%s %s has stopped", self.service, self.version)
 
     # ── calling ───────────────────────────────────────────────────────────────────────────────────────────
@@ -397,6 +387,12 @@ class Mesh:
             SchemaError: the body does not fit.
         """
         return await self._connected().client.send(event, body, expires_in=None)
+
+
+async def _tell_when_joined(service: Service, on_ready: Callable[[], None] | None) -> None:
+    await service.joined()
+    if on_ready is not None:
+        on_ready()
 
 
 @asynccontextmanager

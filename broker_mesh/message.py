@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import uuid_utils
 
-from broker_mesh import headers
+from broker_mesh import headers, naming
 from broker_mesh.errors import InvalidArgument
 from broker_mesh.headers import Envelope, RawHeaders
 
@@ -25,6 +25,7 @@ class Record(NamedTuple):
         timestamp: epoch ms, by the topic's `message.timestamp.type`; -1 when there is none.
         key, value: bytes; None for none.
         headers: as they arrived, in order.
+        unreadable: why the headers could not be read at all; None when they could.
     """
 
     topic: str
@@ -34,6 +35,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: RawHeaders
+    unreadable: str | None = None
 
 
 class Receipt(NamedTuple):
@@ -74,8 +76,9 @@ class Message(NamedTuple):
 
     @property
     def expects_reply(self) -> bool:
-        """Whether a caller waits for an answer."""
-        return self.envelope.reply_to is not None
+        """Whether a caller waits for an answer, on a topic that is its own: nobody is answered for another."""
+        reply_to = self.envelope.reply_to
+        return reply_to is not None and reply_to.topic == naming.reply_topic(self.envelope.source)
 
     def with_envelope(self, **changes: Any) -> Message:
         """Copy the message with some fields of its envelope changed."""
@@ -89,6 +92,8 @@ def received(record: Record, operation: str, epoch: int = 0) -> Message:
     unique and as lasting.
     """
     envelope, fault = headers.read(record.headers)
+    if record.unreadable is not None:
+        fault = InvalidArgument(record.unreadable)
     if not envelope.id:
         envelope = envelope._replace(id=f"{record.topic}/{record.partition}/{record.offset}")
     return Message(

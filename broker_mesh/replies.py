@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from broker_mesh import naming
-from broker_mesh.errors import InvalidArgument, MeshError, NotFound, PermissionDenied
+from broker_mesh.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, PermissionDenied
 from broker_mesh.headers import ReplyTo
 from broker_mesh.kafka.reader import TailReader, scan
 from broker_mesh.layers.identity import is_from
@@ -164,6 +164,12 @@ class Replies:
         self._closed.set()
         if self._address is not None:
             self._address.cancel()
+        self._reject_pending(
+            lambda token: FailedPrecondition(
+                f"the mesh is stopped before the reply of {token.operation} came; attach to it later",
+                handle=token.encode(),
+            )
+        )
         if self._reader is not None:
             await self._reader.close()
 
@@ -197,10 +203,18 @@ class Replies:
             pending.arrived.set_result(reply._replace(operation=pending.token.operation))
 
     def _failed(self, error: MeshError) -> None:
-        self._reader, self._address = None, None  # the next call starts anew
+        self._reader, self._address = None, None  # the next call, or the next attach, starts anew
+        self._reject_pending(
+            lambda token: MeshError.of(
+                error.status, f"{error.message}; attach to the request again", handle=token.encode()
+            )
+        )
+
+    def _reject_pending(self, error_for: Callable[[HandleToken], MeshError]) -> None:
         for pending in list(self._pending.values()):
             if not pending.arrived.done():
-                pending.arrived.set_exception(error)
+                pending.arrived.set_exception(error_for(pending.token))
+        self._pending.clear()
 
     def _search(self, token: HandleToken, end: int) -> Record | None:
         records = scan(
@@ -211,6 +225,7 @@ class Replies:
             stop=self._closed,
         )
         for record in records:
-            if received(record, self._topic).envelope.correlation_id == token.id:
+            reply = received(record, self._topic)
+            if reply.envelope.correlation_id == token.id and is_from(reply, naming.owner(token.operation)):
                 return record
         return None

@@ -12,6 +12,7 @@ import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, TypeVar
 
 from broker_mesh import inbound, naming, outbound
@@ -90,7 +91,7 @@ class Runtime:
         self._known_topics: set[str] = set()
         self._making_event = asyncio.Lock()
         self._describing = asyncio.Lock()
-        self._closing: list[Callable[[], Any]] = []
+        self._exit = AsyncExitStack()
 
     @classmethod
     async def open(
@@ -125,7 +126,7 @@ class Runtime:
         self.registry = Registry(settings, client_id=self.client_id)
         self.catalog = Catalog(self.registry, files, self.not_found)
         self.producer = Producer(settings, self.client_id)
-        self._closing.append(lambda: self.producer.close(_FLUSH_SECONDS))
+        self._exit.push_async_callback(self._close_producer)
         self._replies = Replies(
             settings,
             service=self.service,
@@ -133,18 +134,19 @@ class Runtime:
             ensure_topic=self._ensure_reply_topic,
             retention_of=self._retention_of,
         )
-        self._closing.append(self._replies.close)
+        self._exit.push_async_callback(self._replies.close)
         self.client = Client(self.service, self._outbound(), self._replies, self)
 
     async def close(self) -> None:
-        """Let what was sent be acknowledged, and disconnect."""
-        for close in reversed(self._closing):
-            try:
-                await close()
-            except Unavailable as error:
-                logger.warning("%s", error.message)
-        self._closing.clear()
+        """Let what was sent be acknowledged, and disconnect; a cancellation midway still disconnects the rest."""
+        await self._exit.aclose()
         await asyncio.to_thread(self._flush_spans)
+
+    async def _close_producer(self) -> None:
+        try:
+            await self.producer.close(_FLUSH_SECONDS)
+        except Unavailable as error:
+            logger.warning("%s", error.message)
 
     # ── what the client asks (client.Contracts) ───────────────────────────────────────────────────────────
 
@@ -305,7 +307,8 @@ class Runtime:
 
     async def _exists(self, topic: str) -> bool:
         async with self._describing:  # one question for all who wait for the same answer
-            if topic not in self._known_topics and topic in await self.admin.describe([topic]):
+            if topic not in self._known_topics and (found := await self.admin.describe([topic])):
+                await self.admin.wait_until_served(found.values())
                 self._known_topics.add(topic)
         return topic in self._known_topics
 

@@ -24,6 +24,7 @@ from broker_mesh.message import Message, Record, now_ms, received
 from broker_mesh.outcome import Outcome, RetryLater
 from broker_mesh.settings import Settings
 from broker_mesh.settle import FencedError
+from broker_mesh.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,21 @@ class _Assignment:
         self.tracker = OffsetTracker(start.offset)
         self.lanes: dict[Hashable, deque[Record]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.turns: set[Turn] = set()
         self.draining = asyncio.Event()  # start nothing more
+        self.in_flight = 0  # what the consumer counts as taken and not finished
         self.moved = False  # the position has grown since it was last committed
+        self.committable = False  # the position has grown at all
+
+    def end(self) -> int:
+        """Fence everything that is still in work; tell how many records that is."""
+        self.draining.set()
+        for turn in self.turns:
+            turn.fenced = True
+        for task in self.tasks:
+            task.cancel()
+        given_back, self.in_flight = self.in_flight, 0
+        return given_back
 
 
 class Service:
@@ -82,7 +96,8 @@ class Service:
         self._settings = settings
         self._endpoints: Mapping[str, Endpoint] = {endpoint.name: endpoint for endpoint in endpoints}
         self._pipeline = make_pipeline(self.is_current)
-        self._running = asyncio.Semaphore(settings.concurrency)
+        self._places = asyncio.Semaphore(settings.concurrency)
+        self._held: set[Partition] = set()
         self._assignments: dict[Partition, _Assignment] = {}
         self._stopping = False
         self._joined = asyncio.Event()
@@ -131,10 +146,14 @@ class Service:
         in_work = self.in_flight
         if in_work:
             logger.info("stopping: up to %g s for what is in work", self._settings.grace_seconds)
-        positions = await self._drain(list(self._assignments), self._settings.grace_seconds)
-        if self._committer is not None:
-            self._committer.cancel()
-        await self._consumer.close(positions, timeout=10.0)
+        positions: Positions = {}
+        try:
+            positions = await self._drain(list(self._assignments), self._settings.grace_seconds)
+        finally:
+            # Also when the wait was cut short: a member that is left behind would keep its partitions from others.
+            if self._committer is not None:
+                self._committer.cancel()
+            await self._consumer.close(positions, timeout=10.0)
 
     def is_current(self, message: Message) -> bool:
         """Tell whether a message's partition is still assigned as it was when the message was taken."""
@@ -155,21 +174,28 @@ class Service:
         """Put records into their lanes, and start the lanes that were empty."""
         unwanted = 0
         for record in batch:
-            assignment = self._assignments.get((record.topic, record.partition))
+            partition = record.topic, record.partition
+            assignment = self._assignments.get(partition)
             if assignment is None or assignment.draining.is_set():
                 unwanted += 1
                 continue
-            assignment.tracker.take(record.offset)
+            try:
+                assignment.tracker.take(record.offset)
+            except ValueError:
+                unwanted += 1  # delivered twice within one assignment: it is in work, or done
+                continue
+            assignment.in_flight += 1
             lane_key = self._lane_key(record)
             lane = assignment.lanes.get(lane_key)
             if lane is not None:
                 lane.append(record)
                 continue
             assignment.lanes[lane_key] = deque([record])
-            task = asyncio.create_task(self._run_lane(assignment, lane_key))
+            task = asyncio.create_task(self._run_lane(partition, assignment, lane_key))
             assignment.tasks.add(task)
             task.add_done_callback(assignment.tasks.discard)
-        self._finished(unwanted)
+        self._give_back(unwanted)
+        self._hold_back()
 
     async def drain(self, partitions: Sequence[Partition]) -> Positions:
         """Finish what is being handled before a rebalance takes the partitions away."""
@@ -180,9 +206,8 @@ class Service:
         for partition in partitions:
             assignment = self._assignments.pop(partition, None)
             if assignment is not None:
-                assignment.draining.set()
-                for task in assignment.tasks:
-                    task.cancel()
+                self._give_back(assignment.end())
+            self._held.discard(partition)
 
     def failed(self, error: MeshError) -> None:
         """Make `failure` raise."""
@@ -201,37 +226,35 @@ class Service:
             case _:
                 return record.offset
 
-    async def _run_lane(self, assignment: _Assignment, lane_key: Hashable) -> None:
+    async def _run_lane(self, partition: Partition, assignment: _Assignment, lane_key: Hashable) -> None:
         lane = assignment.lanes[lane_key]
-        taken = 0
         try:
             while lane and not assignment.draining.is_set():
                 record = lane.popleft()
-                taken = 1
                 await self._handle(assignment, record)
-                taken = 0
-                self._finished(1)
+                if assignment.in_flight:  # else ended meanwhile, and given back as a whole
+                    assignment.in_flight -= 1
+                    self._give_back(1)
+                if partition in self._held:
+                    self._hold_back()
         except FencedError:
-            logger.info("a late completion on %s is discarded: the partition has moved", record.topic)
+            logger.info("a late completion on %s/%d is discarded: the partition has moved", *partition)
         except MeshError as error:
             self.failed(error)
         except Exception as error:
-            logger.exception(
-                "handling %s/%d/%d failed inside the mesh", record.topic, record.partition, record.offset
-            )
+            # A bug of the mesh must stop the service, not hang one lane.
+            logger.exception("handling a record of %s/%d failed inside the mesh", *partition)
             stopped = InternalError(f"{type(error).__name__} inside the mesh: {error}")
             stopped.__cause__ = error
             self.failed(stopped)
         finally:
-            self._finished(taken + len(lane))
             assignment.lanes.pop(lane_key, None)
 
     async def _handle(self, assignment: _Assignment, record: Record) -> None:
         """See one record through all its attempts; its successors in the lane wait meanwhile."""
         message = received(record, record.topic, assignment.epoch)
         while True:
-            async with self._running:
-                outcome = await self._pipeline(message)
+            outcome = await self._attempt(assignment, message)
             if not isinstance(outcome, RetryLater):
                 break
             message = _next_attempt(message, outcome)
@@ -247,26 +270,58 @@ class Service:
             if assignment.draining.is_set():
                 raise FencedError
         if assignment.tracker.done(record.offset):
-            assignment.moved = True
+            assignment.moved = assignment.committable = True
 
-    def _finished(self, count: int) -> None:
+    async def _attempt(self, assignment: _Assignment, message: Message) -> Outcome:
+        async with Turn(self._places) as turn:
+            assignment.turns.add(turn)
+            try:
+                outcome = await self._pipeline(message)
+            finally:
+                assignment.turns.discard(turn)
+        if turn.left_behind:
+            # A plain function can't be stopped: the caller is answered, but its key waits until it has returned.
+            await asyncio.wait(turn.left_behind)
+        return outcome
+
+    def _give_back(self, count: int) -> None:
         if count and self._consumer is not None:
             self._consumer.finished(count)
+
+    def _hold_back(self) -> None:
+        """Stop taking from partitions where one record holds back the position of many that are done.
+
+        Done records beyond the position are run again after a crash: their number is bounded like that in flight.
+        """
+        held = set()
+        for partition, assignment in self._assignments.items():
+            limit = self._settings.max_in_flight
+            if assignment.tracker.beyond >= (limit // 2 if partition in self._held else limit):
+                held.add(partition)
+        if held != self._held and self._consumer is not None:
+            for topic, number in held - self._held:
+                logger.warning(
+                    "%s/%d rests: %d records are done behind one that is not",
+                    topic,
+                    number,
+                    self._settings.max_in_flight,
+                )
+            self._held = held
+            self._consumer.hold(held)
 
     # ── offsets ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def _commit_regularly(self) -> None:
         while True:
             await asyncio.sleep(_COMMIT_INTERVAL_SECONDS)
-            positions = self._take_moved(self._assignments)
+            positions = self._take_moved()
             if positions and self._consumer is not None:
                 self._consumer.commit(positions)
 
-    def _take_moved(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
+    def _take_moved(self) -> dict[Partition, Position]:
         positions = {}
-        for partition in partitions:
-            assignment = self._assignments.get(partition)
-            if assignment is not None and assignment.moved:
+        for partition, assignment in self._assignments.items():
+            if assignment.moved:
                 assignment.moved = False
                 positions[partition] = Position(assignment.epoch, assignment.tracker.position)
         return positions
@@ -284,7 +339,12 @@ class Service:
                     len(unfinished),
                     budget,
                 )
-        positions = self._take_moved(drained)
+        # All of them, not only those that moved since the last commit: that one may still be queued.
+        positions = {
+            key: Position(assignment.epoch, assignment.tracker.position)
+            for key, assignment in drained.items()
+            if assignment.committable
+        }
         # From here on the epoch is gone: a completion that comes later settles nothing.
         self.lost(list(drained))
         return positions

@@ -30,6 +30,8 @@ RESERVED_KAFKA_PROPERTIES: Mapping[str, str] = {
     "request.required.acks": "a request counts as sent when all in-sync replicas have it",
     "acks": "a request counts as sent when all in-sync replicas have it",
     "enable.idempotence": "retries of the producer must not repeat or reorder",
+    "max.in.flight": "an acknowledged record must be a stored one",
+    "max.in.flight.requests.per.connection": "an acknowledged record must be a stored one",
     "enable.auto.commit": "offsets move only after settlement",
     "enable.auto.offset.store": "offsets move only after settlement",
     "auto.offset.reset": "a group never skips or repeats its backlog silently",

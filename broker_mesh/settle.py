@@ -12,7 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from broker_mesh import headers
-from broker_mesh.errors import FailedPrecondition, MeshError, MessageTooLarge, NotFound, PermissionDenied
+from broker_mesh.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    MessageTooLarge,
+    NotFound,
+    PermissionDenied,
+)
 from broker_mesh.headers import Envelope, Origin, RawHeaders
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.layer import Step
@@ -90,7 +97,7 @@ class Settler:
             too_large = MessageTooLarge(f"the reply is too large: {error.message}", details=error.details)
             await self._keep(message, too_large)
             await self._answer_error(message, too_large)
-        except (NotFound, PermissionDenied) as error:
+        except (NotFound, InvalidArgument, PermissionDenied) as error:
             await self._keep(message, _undeliverable(message, error))
 
     async def _answer_error(self, message: Message, error: MeshError) -> None:
@@ -99,7 +106,7 @@ class Settler:
         )
         try:
             await self._send(message, answer)
-        except (NotFound, PermissionDenied) as undeliverable:
+        except (NotFound, InvalidArgument, PermissionDenied) as undeliverable:
             await self._keep(message, _undeliverable(message, undeliverable))
 
     async def _keep(self, message: Message, error: MeshError) -> None:
@@ -145,7 +152,7 @@ class Settler:
 
     async def _send(self, message: Message, answer: Message) -> None:
         """Send a reply; raises what only another answer can mend."""
-        gives_up = (NotFound, PermissionDenied, MessageTooLarge)
+        gives_up = (NotFound, InvalidArgument, PermissionDenied, MessageTooLarge)
         await self._persist(
             message, lambda: self._send_reply(answer), f"its reply to {answer.topic}", gives_up
         )
@@ -165,6 +172,8 @@ class Settler:
         while True:
             if not self._is_current(message):
                 raise FencedError
+            if self._producer.fatal is not None:
+                raise self._producer.fatal  # this process can send nothing more: it ends, and a new one goes on
             try:
                 await produce()
             except gives_up:

@@ -43,6 +43,9 @@ def run_blocking(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any,
         raise FailedPrecondition(
             "a blocking call on the event loop would never end: await the asynchronous one"
         )
+    if not loop.is_running():
+        coroutine.close()
+        raise FailedPrecondition("the mesh is not connected: use it inside 'with'")
     result: concurrent.futures.Future[T] = concurrent.futures.Future()
     variables = contextvars.copy_context()
     started: list[asyncio.Task[T]] = []
@@ -216,6 +219,9 @@ class SyncMesh(SyncCalls):
 
     def __enter__(self) -> SyncMesh:
         self._thread.start()
+        run = threading.Event()
+        self._loop.call_soon_threadsafe(run.set)
+        run.wait()
         try:
             run_blocking(self._loop, self._mesh.__aenter__())
         except BaseException:
@@ -232,6 +238,15 @@ class SyncMesh(SyncCalls):
             self._stop_loop()
 
     def _stop_loop(self) -> None:
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    """Cancel what other threads still wait for on this loop: nobody would ever answer them."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -75,23 +75,20 @@ class Story:
         stage = self._stage
         killed_at = asyncio.get_running_loop().time()
         stage.set_service("fleet", "killed")
-        stage.say(
-            f"fleet is killed (SIGKILL) after {stage.progress.flights:,} flights; it stays away a while."
-        )
+        stage.say(f"fleet is killed (SIGKILL) after {stage.progress.flights:,} flights.")
         await asyncio.sleep(DOWN_SECONDS)
         before = self._fleet_calls()
+        failed = before.errors.total() - before.errors["NOT_FOUND"]
         stage.say(
-            f"{before.waiting:,} requests wait for fleet, none has failed; fleet is started again. Kafka gives it its "
-            "work as soon as it takes the killed one for dead."
+            f"{before.waiting:,} requests wait for fleet, {failed:,} have failed; fleet is started again, "
+            "and gets its work when Kafka takes the killed one for dead."
         )
         await self._start_service("fleet")
-        if before.waiting and await stage.until(
-            lambda: self._fleet_calls().done >= before.sent, STALL_SECONDS
-        ):
+        if not before.waiting:
+            return
+        if await stage.until(lambda: self._fleet_calls().done >= before.sent, STALL_SECONDS):
             seconds = asyncio.get_running_loop().time() - killed_at
-            stage.say(
-                f"The {before.waiting:,} requests that waited are answered, {seconds:.1f} s after the kill."
-            )
+            stage.say(f"All {before.waiting:,} that waited are answered, {seconds:.1f} s after the kill.")
 
     def _fleet_calls(self) -> Calls:
         return self._stage.progress.calls.get(FIND_AIRCRAFT.name, Calls())
@@ -101,25 +98,14 @@ class Story:
         ready = asyncio.Event()
 
         def take(line: str) -> None:
-            if not ready.is_set() and "serving" in json.loads(
-                line
-            ):  # of `mesh run` itself: it has joined its group
+            # `mesh run` itself writes one line, when the service has joined its group; the rest is the service's.
+            if not ready.is_set() and "serving" in json.loads(line):
                 ready.set()
             else:
                 on_line(line)
 
-        target = f"demo.{name}:{name}"
-        command = (
-            sys.executable,
-            "-m",
-            "broker_mesh.cli",
-            "run",
-            target,
-            "-o",
-            "json",
-            "--log-format",
-            "text",
-        )
+        options = ("-o", "json", "--log-format", "text")
+        command = (sys.executable, "-m", "broker_mesh.cli", "run", f"demo.{name}:{name}", *options)
         process = Process(name, command, take)
         self._stage.set_service(name, "starting")
         self._tasks.append(self._group.create_task(process.run(self._environ, self._watchdog)))

@@ -54,7 +54,11 @@ ExpiresIn = Annotated[
 
 IdempotencyKey = Annotated[
     str | None,
-    typer.Option("--idempotency-key", metavar="KEY", help="Travels with the request; a handler may recognise repeats by it."),
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="Travels with the request; a handler may recognise repeats by it.",
+    ),
 ]
 
 

@@ -19,7 +19,7 @@ from broker_mesh.contracts.errors import UnknownSchemaId
 from broker_mesh.contracts.models import check_binding, schema_of_model
 from broker_mesh.contracts.registry import Registry
 from broker_mesh.contracts.schema import AvroSchema
-from broker_mesh.errors import FailedPrecondition, MeshError, SchemaError, SettingsError
+from broker_mesh.errors import FailedPrecondition, MeshError, SchemaError, SettingsError, Unavailable
 from broker_mesh.operation import Event, Operation
 
 Target: TypeAlias = Operation[Any, Any] | Event[Any] | str
@@ -65,6 +65,7 @@ class Catalog:
         self._files = files
         self._not_found = not_found
         self._bound: dict[Hashable, Bound] = {}
+        self._reading: asyncio.Task[None] | None = None
 
     async def own(self, targets: Iterable[Operation[Any, Any] | Event[Any]]) -> None:
         """Register the schemas of what this service owns; nothing is written when all are registered.
@@ -99,7 +100,12 @@ class Catalog:
         bound = self._bound.get(target)
         if bound is not None and time.monotonic() < bound.stale_at:
             return
-        await self.read_registry()
+        try:
+            await self.read_registry()
+        except Unavailable:
+            if bound is None:
+                raise
+            return  # what was the latest is still good to write by
         self._bound[target] = await self._bind(target)
 
     def subscribe(self, event: Event[Any]) -> Codec:
@@ -114,7 +120,16 @@ class Catalog:
         Raises:
             Unavailable: it can't be read now.
         """
-        await asyncio.to_thread(self._registry.refresh)
+        earlier = self._reading
+        if earlier is not None and not earlier.done():
+            # It began before we asked, and may have missed what we look for: the next one is for all who wait now.
+            await asyncio.wait([earlier])
+        if self._reading is earlier:
+            self._reading = asyncio.create_task(asyncio.to_thread(self._registry.refresh))
+            # All who wait may have given up by the time it fails.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        assert self._reading is not None
+        await asyncio.shield(self._reading)
 
     def codec(self, target: Hashable) -> Codec:
         """Give what writes and reads a target that is ready."""

@@ -63,7 +63,10 @@ class Registry:
         self._settings = settings
         self._client_id = client_id
         self._write_timeout = write_timeout
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.Lock()
+        )  # held while Kafka is read or written: never taken by what answers from memory
+        self._memory = threading.Lock()  # held for a moment, while what was read is taken over or looked up
         self._state = RegistryState(topic)
         # Nobody has transactions on it, and one that somebody left open must not hide schemas.
         self._schemas = CompactedTable(
@@ -110,7 +113,7 @@ class Registry:
 
     def find(self, subject: str, schema: AvroSchema) -> RegisteredSchema | None:
         """Give the version of a subject that has this schema, as of the last read."""
-        with self._lock:
+        with self._memory:
             return self._state.find(subject, schema)
 
     def latest(self, subject: str) -> RegisteredSchema | None:
@@ -119,7 +122,7 @@ class Registry:
 
     def versions(self, subject: str) -> list[RegisteredSchema]:
         """Give all versions of a subject that are not deleted, oldest first, as of the last read."""
-        with self._lock:
+        with self._memory:
             return self._state.versions(subject)
 
     def by_id(self, schema_id: int) -> AvroSchema | None:
@@ -129,7 +132,7 @@ class Registry:
 
     def subjects(self) -> list[str]:
         """Give all subjects that have a version, sorted, as of the last read."""
-        with self._lock:
+        with self._memory:
             return self._state.subjects()
 
     def check(self, subject: str, schema: AvroSchema) -> list[str]:
@@ -141,14 +144,14 @@ class Registry:
         Raises:
             SchemaError: the schema is no Avro.
         """
-        with self._lock:
+        with self._memory:
             if self._state.find(subject, schema) is not None:
                 return []
             return self._reasons(subject, schema)
 
     def compatibility(self, subject: str | None = None) -> str:
         """Give the compatibility mode of a subject, or the one that applies where a subject has none."""
-        with self._lock:
+        with self._memory:
             return self._state.mode(subject).value
 
     def set_compatibility(self, subject: str | None, mode: str) -> None:
@@ -171,8 +174,10 @@ class Registry:
                 self._write(plan)
 
     def _read(self) -> None:
-        for record in self._schemas.read_to_end():
-            self._state.apply(record.key, record.value, record.offset)
+        records = self._schemas.read_to_end()
+        with self._memory:
+            for record in records:
+                self._state.apply(record.key, record.value, record.offset)
 
     def _reasons(self, subject: str, schema: AvroSchema) -> list[str]:
         existing = [version.schema for version in self._state.versions(subject)]

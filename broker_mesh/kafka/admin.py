@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from broker_mesh.errors import MeshError, NotFound, Unauthenticated, Unavailable
 from broker_mesh.kafka import config
@@ -19,7 +19,24 @@ from broker_mesh.kafka.outages import OutageLog
 from broker_mesh.kafka.topics import TopicSpec
 from broker_mesh.settings import Settings
 
-_TOPIC_VISIBLE_SECONDS = 10.0
+_TOPIC_USABLE_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 0.02
+
+# What ListOffsets says of a partition that its leader has not taken up yet.
+_NOT_SERVED = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._NOENT,  # the client itself has not heard of the leader yet
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+    }
+)
 
 
 class TopicInfo(NamedTuple):
@@ -125,7 +142,7 @@ class Admin:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise self._failed(error, f"creating topic {name!r}") from error
-        await self._wait_until_visible(missing)
+        await self._wait_until_usable(missing)
         return sorted(made)
 
     async def topic_config(self, name: str) -> dict[str, str]:
@@ -172,16 +189,54 @@ class Admin:
             raise self._failed(error, doing) from error
         return {key: entry.value for key, entry in entries.items() if entry.value is not None}
 
-    async def _wait_until_visible(self, names: Iterable[str]) -> None:
+    async def wait_until_served(self, topics: Iterable[TopicInfo]) -> None:
+        """Wait until every partition's leader serves it, which is a moment after Kafka first shows a new topic.
+
+        Records sent in that moment can be lost though they are acknowledged: the leader refuses a producer's first
+        batch, then takes the next one in flight as its first (a partition without producer state takes any
+        sequence number), and librdkafka counts the refused one, which is older than what was taken, as done.
+
+        Raises:
+            Unavailable: a partition has no leader that serves it.
+            MeshError: Kafka can't be asked.
+        """
+        partitions = [
+            TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
+        ]
+        try:
+            async with asyncio.timeout(_TOPIC_USABLE_SECONDS):
+                while not await self._are_served(partitions):  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        except TimeoutError as error:
+            names = ", ".join(sorted({partition.topic for partition in partitions}))
+            raise Unavailable(f"not all partitions of {names} have a leader that serves them yet") from error
+
+    async def _are_served(self, partitions: Sequence[TopicPartition]) -> bool:
+        futures = self._client.list_offsets(
+            {partition: OffsetSpec.latest() for partition in partitions},  # type: ignore[no-untyped-call]
+            request_timeout=self._timeout,
+        )
+        answers = await asyncio.gather(*map(asyncio.wrap_future, futures.values()), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, KafkaException):
+                if answer.args[0].code() not in _NOT_SERVED:
+                    raise self._failed(answer, "asking for the leaders of new partitions") from answer
+                return False
+            if isinstance(answer, BaseException):
+                raise answer
+        return True
+
+    async def _wait_until_usable(self, names: Iterable[str]) -> None:
         wanted = list(names)
         try:
-            async with asyncio.timeout(_TOPIC_VISIBLE_SECONDS):
-                while len(await self.describe(wanted)) < len(wanted):  # noqa: ASYNC110 - there is no event
-                    await asyncio.sleep(0.02)
+            async with asyncio.timeout(_TOPIC_USABLE_SECONDS):
+                while len(found := await self.describe(wanted)) < len(wanted):  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)
         except TimeoutError as error:
             raise Unavailable(
                 f"topics {', '.join(sorted(wanted))} were made, but Kafka doesn't show them yet"
             ) from error
+        await self.wait_until_served(found.values())
 
     def _failed(self, error: KafkaException, doing: str) -> MeshError:
         translated = translate(error, doing)

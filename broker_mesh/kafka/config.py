@@ -66,6 +66,10 @@ def producer(settings: Settings, *, client_id: str, on_error: Callable[[Any], No
         **without(common(settings, client_id=client_id, on_error=on_error), CONSUMER_ONLY),
         "acks": "all",
         "enable.idempotence": True,
+        # A partition that knows nothing of a producer takes any sequence number as its first. With two batches in
+        # flight, a leader that refuses the first (it is just taking over) and takes the second makes librdkafka
+        # count both as stored: seen as acknowledged records that were never there.
+        "max.in.flight.requests.per.connection": 1,
         # 0 means never: a message waits for Kafka as long as its caller does. A finite limit leaves gaps.
         "message.timeout.ms": 0,
         # Room for a dead letter's headers; requests are held to the user's limit by Producer itself.

@@ -11,20 +11,22 @@ partitions are paused while polling goes on, so that slow handlers never cost th
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from broker_mesh.errors import DataLoss, MeshError, SettingsError
+from broker_mesh.errors import DataLoss, InternalError, MeshError, SettingsError
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.kafka.records import to_record
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 
@@ -51,6 +53,11 @@ _POLL_SECONDS = 0.05
 _BATCH = 500
 _COMMITTED_TIMEOUT_SECONDS = 10.0
 _FINAL_COMMIT_SECONDS = 3.0
+_COMMIT_AGAIN_SECONDS = 1.0
+# Above what a service takes for a drain: only a loop that is blocked needs longer.
+_DRAIN_PATIENCE_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 class GroupListener(Protocol):
@@ -62,7 +69,7 @@ class GroupListener(Protocol):
     def received(self, batch: Sequence[Record]) -> None:
         """Take records of assigned partitions."""
 
-    async def drain(self, partitions: Sequence[Partition]) -> Positions:
+    def drain(self, partitions: Sequence[Partition]) -> Coroutine[Any, Any, Positions]:
         """Finish what is being handled of these partitions within a bounded time, then fence them.
 
         Returns:
@@ -120,6 +127,10 @@ class GroupConsumer:
         self._delivered = 0  # written by the thread alone
         self._finished = 0  # written by the loop alone
         self._paused = False
+        self._hold: frozenset[Partition] = frozenset()  # replaced by the loop, read by the thread
+        self._stopped: set[Partition] = set()  # what librdkafka was told to pause
+        self._failed_commits: dict[Partition, Position] = {}
+        self._commit_again_at = 0.0
         self._draining = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mesh-consumer", daemon=True)
@@ -133,8 +144,12 @@ class GroupConsumer:
         self._finished += count
 
     def commit(self, positions: Positions) -> None:
-        """Commit offsets, soon and without waiting; a failure is logged, the next commit covers it."""
+        """Commit offsets, soon and without waiting; a failure is logged, and tried again."""
         self._commits.put(positions)
+
+    def hold(self, partitions: Iterable[Partition]) -> None:
+        """Take no more records of these partitions for now, and of all others again."""
+        self._hold = frozenset(partitions)
 
     def stop_delivering(self) -> None:
         """Deliver nothing more, but stay in the group while handlers finish."""
@@ -170,11 +185,22 @@ class GroupConsumer:
                 if first is not None:
                     # Not consume(n, timeout): it would wait for n records or the whole timeout.
                     self._deliver([first, *self._consumer.consume(_BATCH - 1, 0)])
-            self._finish()
         except KafkaException as error:
             self._tell_failure(translate(error, f"consuming as group {self._group!r}"))
         except MeshError as error:
             self._tell_failure(error)
+        except Exception as bug:
+            # Whatever ends this thread must be heard, or the service would hang with its partitions.
+            logger.exception("the consumer of group %s failed inside the mesh", self._group)
+            failure = InternalError(f"{type(bug).__name__} in the consumer of the mesh: {bug}")
+            failure.__cause__ = bug
+            self._tell_failure(failure)
+        # After a failure the service drains first: what it settled is still committed, and the group left in order.
+        self._closing.wait()
+        try:
+            self._finish()
+        except KafkaException as error:
+            logger.warning("leaving group %s failed: %s; its session ends by itself", self._group, error)
 
     def _deliver(self, messages: Sequence[KafkaMessage]) -> None:
         batch = []
@@ -183,30 +209,13 @@ class GroupConsumer:
             if error is not None:
                 self._judge(error, message)
                 continue
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            if (
-                topic is None
-                or partition is None
-                or offset is None
-                or (topic, partition) not in self._assigned
-            ):
-                continue
-            kind, timestamp = message.timestamp()
-            batch.append(
-                Record(
-                    topic,
-                    partition,
-                    offset,
-                    timestamp if kind else -1,
-                    message.key(),
-                    message.value(),
-                    message.headers() or [],  # type: ignore[arg-type]  # the stubs say list, the client gives pairs
-                )
-            )
+            record = to_record(message)
+            if (record.topic, record.partition) in self._assigned:
+                batch.append(record)
         if batch:
             self.outages.healed()
             self._delivered += len(batch)
-            self._loop.call_soon_threadsafe(self._listener.received, batch)
+            self._tell(self._listener.received, batch)
 
     def _judge(self, error: KafkaError, message: KafkaMessage) -> None:
         """Decide on an event that is no record: most heal by themselves, some mean that we must stop."""
@@ -235,18 +244,25 @@ class GroupConsumer:
     def _control_flow(self) -> None:
         in_flight = self._delivered - self._finished
         full = self._draining.is_set() or in_flight >= self._max_in_flight
-        if full and not self._paused:
+        if full:
             self._paused = True
-            self._consumer.pause(self._consumer.assignment())
-        elif self._paused and not self._draining.is_set() and in_flight <= self._max_in_flight // 2:
+        elif in_flight <= self._max_in_flight // 2:
             self._paused = False
-            self._consumer.resume(self._consumer.assignment())
+        held = set(self._assigned) if self._paused else set(self._hold & self._assigned.keys())
+        if held - self._stopped:
+            self._consumer.pause(_places(held - self._stopped))
+        if self._stopped - held:
+            self._consumer.resume(_places((self._stopped - held) & self._assigned.keys()))
+        self._stopped = held
 
     def _send_commits(self) -> None:
-        """Send the newest positions of what is queued; positions only grow within an assignment."""
+        """Send the newest of the positions that are queued, and of those whose last commit failed a while ago."""
         newest: dict[Partition, Position] = {}
+        if self._failed_commits and time.monotonic() >= self._commit_again_at:
+            newest, self._failed_commits = self._failed_commits, {}
         while not self._commits.empty():
-            newest.update(self._commits.get_nowait())
+            for key, position in self._commits.get_nowait().items():
+                newest[key] = max(position, newest.get(key, position))
         owned = self._owned(newest)
         if owned:
             self._commit_without_waiting(owned)
@@ -263,12 +279,19 @@ class GroupConsumer:
             if self._assigned.get((topic, partition)) == position.epoch
         ]
 
-    def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         self._commits_open -= 1
-        if error is not None and error.code() != KafkaError._NO_OFFSET:
-            logger.warning(
-                "a commit of group %s failed: %s; the next one covers it", self._group, error.str()
-            )
+        if error is None:
+            self.outages.healed()
+            return
+        if error.code() == KafkaError._NO_OFFSET:
+            return
+        logger.warning("a commit of group %s failed: %s; it is tried again", self._group, error.str())
+        self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_SECONDS
+        for place in partitions:
+            epoch = self._assigned.get(_key(place))
+            if epoch is not None:  # where it was given up meanwhile, the new owner runs the records again
+                self._failed_commits[_key(place)] = Position(epoch, place.offset)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         keys = [_key(partition) for partition in partitions]
@@ -286,44 +309,56 @@ class GroupConsumer:
         else:
             consumer.assign(starts)
         if starts:
-            # librdkafka keeps a partition's pause over revoke and re-assign: set it to what holds now.
-            (consumer.pause if self._paused else consumer.resume)(starts)
+            # librdkafka keeps a partition's pause over revoke and re-assign: begin from what we know.
+            consumer.resume(starts)
+            self.outages.healed()
         self._assigned.update({key: position.epoch for key, position in positions.items()})
         if keys:
             logger.info("group %s: took over %s", self._group, _names(keys))
         # Told of no partitions too: with more instances than partitions that is all an instance hears on joining.
-        self._loop.call_soon_threadsafe(self._listener.assigned, positions)
+        self._tell(self._listener.assigned, positions)
 
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         keys = [_key(partition) for partition in partitions if _key(partition) in self._assigned]
-        if not keys or self._closing.is_set():  # closing: drained and committed already
+        if not keys:
             return
-        positions = asyncio.run_coroutine_threadsafe(self._listener.drain(keys), self._loop).result()
-        # A commit while no broker answers would block until one does; the new owner re-runs what it covers.
-        owned = self._owned(positions)
-        if owned and not self.outages.down:
-            try:
-                consumer.commit(offsets=owned, asynchronous=False)
-            except KafkaException as error:
-                logger.warning(
-                    "the commit on giving up %s failed: %s; records come again", _names(keys), error
-                )
+        if not self._closing.is_set():  # else drained already, and the last commit is on its way
+            owned = self._owned(self._drained(keys))
+            if owned:
+                # Without waiting: it goes out before the revocation is confirmed, and a broker that is away would
+                # hold us here until it is back. What does not arrive is run again by the new owner.
+                self._commit_without_waiting(owned)
         self._forget(keys)
         logger.info("group %s: gave up %s", self._group, _names(keys))
+
+    def _drained(self, keys: Sequence[Partition]) -> Positions:
+        """Have the service finish its work on partitions; nothing may be committed when it can't answer."""
+        drain = self._listener.drain(keys)
+        try:
+            return asyncio.run_coroutine_threadsafe(drain, self._loop).result(_DRAIN_PATIENCE_SECONDS)
+        except RuntimeError:  # the loop is closed
+            drain.close()
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            logger.warning("the event loop did not give up %s in time; its records come again", _names(keys))
+            self._tell(self._listener.lost, keys)
+        return {}
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         keys = [_key(partition) for partition in partitions if _key(partition) in self._assigned]
         self._forget(keys)
         if keys and not self._closing.is_set():
             logger.warning("group %s: lost %s; what was in work there comes again", self._group, _names(keys))
-            self._loop.call_soon_threadsafe(self._listener.lost, keys)
+            self._tell(self._listener.lost, keys)
 
     def _forget(self, keys: Sequence[Partition]) -> None:
         for key in keys:
             del self._assigned[key]
+            self._stopped.discard(key)
+            self._failed_commits.pop(key, None)
 
     def _finish(self) -> None:
         self._consumer.pause(self._consumer.assignment())
+        self._commit_again_at = 0.0
         self._send_commits()
         patience = time.monotonic() + _FINAL_COMMIT_SECONDS
         while self._commits_open and time.monotonic() < patience:
@@ -332,7 +367,13 @@ class GroupConsumer:
 
     def _tell_failure(self, error: MeshError) -> None:
         if not self._closing.is_set():
-            self._loop.call_soon_threadsafe(self._listener.failed, error)
+            self._tell(self._listener.failed, error)
+
+    def _tell(self, listen: Callable[[T], None], fact: T) -> None:
+        try:
+            self._loop.call_soon_threadsafe(listen, fact)
+        except RuntimeError:
+            logger.debug("the event loop is closed; nobody hears %r", fact)
 
 
 def _retry_while_coordinator_moves(
@@ -356,6 +397,10 @@ def _retry_while_coordinator_moves(
 
 def _key(partition: TopicPartition) -> Partition:
     return partition.topic, partition.partition
+
+
+def _places(keys: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(topic, partition) for topic, partition in sorted(keys)]
 
 
 def _names(keys: Sequence[Partition]) -> str:

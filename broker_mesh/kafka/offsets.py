@@ -35,6 +35,11 @@ class OffsetTracker:
         return self._position
 
     @property
+    def beyond(self) -> int:
+        """How many records are done beyond the position: they run again if the process dies now."""
+        return len(self._pending) - len(self._open)
+
+    @property
     def pending(self) -> int:
         """How many records are taken and not done."""
         return len(self._open)

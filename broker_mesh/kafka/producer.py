@@ -16,7 +16,14 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka import Producer as KafkaProducer
 
-from broker_mesh.errors import FailedPrecondition, MeshError, MessageTooLarge, Unavailable
+from broker_mesh.errors import (
+    FailedPrecondition,
+    InternalError,
+    InvalidArgument,
+    MeshError,
+    MessageTooLarge,
+    Unavailable,
+)
 from broker_mesh.headers import RawHeaders
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
@@ -106,6 +113,14 @@ class Producer:
             self._loop.call_soon(self._produce_outbox)
         return await acknowledged
 
+    @property
+    def fatal(self) -> MeshError | None:
+        """Why nothing more can be sent, ever, by this producer; None as long as it can."""
+        error = self.outages.fatal
+        return (
+            None if error is None else InternalError(f"Kafka's producer has failed for good: {error.str()}")
+        )
+
     def _produce_outbox(self) -> None:
         """Hand over what was sent during one pass of the loop, back to back, so that librdkafka can batch it.
 
@@ -114,11 +129,15 @@ class Producer:
         """
         self._pass_scheduled = False
         while self._outbox:
-            outgoing = self._outbox[0]
+            outgoing = self._outbox.popleft()
+            if outgoing.acknowledged.done():
+                continue  # its sender has given up before it was handed over
             try:
                 self._produce(outgoing)
             except BufferError:
                 # librdkafka's queue is full: back-pressure, not an error. Nothing overtakes what waits here.
+                self._outbox.appendleft(outgoing)
+                self._outbox = deque(waiting for waiting in self._outbox if not waiting.acknowledged.done())
                 self._pass_scheduled = True
                 self._loop.call_later(_FULL_QUEUE_WAIT_SECONDS, self._produce_outbox)
                 return
@@ -126,7 +145,11 @@ class Producer:
                 translated = translate(error, f"sending to {outgoing.topic!r}")
                 translated.__cause__ = error
                 _reject(outgoing.acknowledged, translated)
-            self._outbox.popleft()
+            except (TypeError, ValueError, OverflowError) as error:
+                # One record that can't be handed over must not keep those behind it.
+                refused = InvalidArgument(f"sending to {outgoing.topic!r}: {error}")
+                refused.__cause__ = error
+                _reject(outgoing.acknowledged, refused)
 
     def _produce(self, outgoing: _Outgoing) -> None:
         acknowledged = outgoing.acknowledged
@@ -168,6 +191,14 @@ class Producer:
         self._resolve_acknowledged()
         if remaining:
             self._producer.purge()
+            self._producer.poll(0)  # calls back for what was purged
+            self._resolve_acknowledged()
+            for outgoing in self._outbox:
+                _reject(
+                    outgoing.acknowledged,
+                    FailedPrecondition(f"sending to {outgoing.topic!r}: the mesh is stopped"),
+                )
+            self._outbox.clear()
             raise Unavailable(f"{remaining} records were not acknowledged by Kafka within {timeout:g} s")
 
     def _poll(self) -> None:

@@ -17,10 +17,11 @@ from typing import TypeAlias
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from broker_mesh.errors import FailedPrecondition, MeshError, Unavailable
+from broker_mesh.errors import FailedPrecondition, InternalError, MeshError, Unavailable
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.kafka.records import to_record
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 
@@ -62,6 +63,7 @@ class TailReader:
         self._requests: queue.SimpleQueue[tuple[Partition, asyncio.Future[int]]] = queue.SimpleQueue()
         self._followed: set[Partition] = set()
         self._closing = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="mesh-reader", daemon=True)
         self._thread.start()
 
@@ -76,6 +78,8 @@ class TailReader:
         """
         captured: asyncio.Future[int] = self._loop.create_future()
         self._requests.put(((topic, partition), captured))
+        if self._ended:  # after the last look at the queue: nobody else answers
+            self._refuse_requests()
         return await captured
 
     async def close(self) -> None:
@@ -97,13 +101,22 @@ class TailReader:
                 if batch:
                     self._outages.healed()
                     self._loop.call_soon_threadsafe(self._received, batch)
-            self._consumer.close()
         except KafkaException as error:
-            self._loop.call_soon_threadsafe(self._failed, translate(error, "reading replies"))
+            self._tell_failure(translate(error, "reading replies"))
         except MeshError as error:
-            self._loop.call_soon_threadsafe(self._failed, error)
+            self._tell_failure(error)
+        except Exception as bug:  # whatever ends this thread must be heard, or callers would wait for ever
+            logger.exception("reading replies failed inside the mesh")
+            failure = InternalError(f"{type(bug).__name__} in the reader of the mesh: {bug}")
+            failure.__cause__ = bug
+            self._tell_failure(failure)
         finally:
+            self._consumer.close()
+            self._ended = True
             self._refuse_requests()
+
+    def _tell_failure(self, error: MeshError) -> None:
+        self._loop.call_soon_threadsafe(self._failed, error)
 
     def _take_requests(self) -> None:
         while not self._requests.empty():
@@ -241,6 +254,9 @@ def _starts(
     found = consumer.offsets_for_times(
         [TopicPartition(*key, since) for key in partitions], timeout=_QUERY_SECONDS
     )
+    for place in found:
+        if place.error is not None:
+            raise translate(place.error, f"looking for the start in {place.topic}/{place.partition}")
     return {
         (place.topic, place.partition): place.offset
         if place.offset not in (-1, OFFSET_END)
@@ -257,20 +273,7 @@ def _records(messages: Sequence[KafkaMessage]) -> Iterator[Record]:
             if error.code() == KafkaError._PARTITION_EOF or (translated.retriable and not error.fatal()):
                 continue
             raise translated from KafkaException(error)
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        if topic is None or partition is None or offset is None:
-            continue
-        kind, timestamp = message.timestamp()
-        headers = message.headers() or []
-        yield Record(
-            topic,
-            partition,
-            offset,
-            timestamp if kind else -1,
-            message.key(),
-            message.value(),
-            headers,  # type: ignore[arg-type]
-        )
+        yield to_record(message)
 
 
 def _resolve(captured: asyncio.Future[int], end: int) -> None:

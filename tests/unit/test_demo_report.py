@@ -118,8 +118,10 @@ def test_an_event_that_was_not_published_is_a_problem(
 def test_an_event_that_was_not_received_is_a_problem(
     expected: Expected, progress: Progress, departures: Departures
 ) -> None:
-    departures.flights.pop()
-    assert any("the board received" in problem for problem in problems(expected, progress, departures))
+    lost = departures.flights.pop()
+    assert problems(expected, progress, departures) == [
+        f"The board did not hear of 1 departure, such as {lost}."
+    ]
 
 
 def test_a_dispatch_that_said_nothing_is_a_problem(expected: Expected) -> None:

@@ -28,7 +28,9 @@ RETRY = Retry(attempts=3)
 
 
 def message(*, attempt: int = 1, deadline: int | None = None, reply: bool = True) -> Message:
-    envelope = Envelope(id="1", attempt=attempt, deadline=deadline, reply_to=REPLY_TO if reply else None)
+    envelope = Envelope(
+        id="1", source="dispatch", attempt=attempt, deadline=deadline, reply_to=REPLY_TO if reply else None
+    )
     return Message("t", "t", envelope)
 
 

@@ -37,9 +37,25 @@ def test_malformed_headers_become_the_message_s_fault_and_what_is_readable_count
     assert message.envelope.id == "id-1"
 
 
-@pytest.mark.parametrize(("reply_to", "expected"), [(None, False), (ReplyTo("a.replies", 0), True)])
-def test_a_reply_is_expected_where_an_address_is_given(reply_to: ReplyTo | None, expected: bool) -> None:
-    assert Message("t", "t", Envelope(reply_to=reply_to)).expects_reply is expected
+@pytest.mark.parametrize(
+    ("reply_to", "expected"),
+    [
+        (None, False),
+        (ReplyTo("a.replies", 0), True),
+        (ReplyTo("b.replies", 0), False),
+        (ReplyTo("a.v1.x", 0), False),
+    ],
+)
+def test_a_reply_is_expected_where_the_address_is_the_sender_s_own(
+    reply_to: ReplyTo | None, expected: bool
+) -> None:
+    assert Message("t", "t", Envelope(source="a", reply_to=reply_to)).expects_reply is expected
+
+
+def test_headers_that_can_not_be_read_at_all_are_the_message_s_fault() -> None:
+    message = received(RECORD._replace(headers=[], unreadable="a name is not UTF-8"), "x")
+    assert message.fault is not None
+    assert message.fault.message == "a name is not UTF-8"
 
 
 def test_a_changed_envelope_is_a_copy() -> None:

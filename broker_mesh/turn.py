@@ -1,0 +1,88 @@
+"""A handler's turn: its place among the handlers that run at once, and what it leaves behind.
+
+On the way of a message: taken by `service.py` around each attempt. While a handler waits for somebody else's
+reply its place is free for others, so that services may call themselves and each other without running out of
+places; a plain function that goes on after its message was given up holds its key, not its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+
+class Turn:
+    """One attempt at one message.
+
+    Args:
+        places: how many handlers may run at once.
+
+    Attributes:
+        left_behind: what still runs of this attempt though its outcome is known.
+        fenced: whether the message has gone to another member: nothing may be sent on its behalf any more.
+    """
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._has_place = False
+        self._waits = 0
+        self._over = False
+        self.left_behind: list[asyncio.Future[None]] = []
+        self.fenced = False
+
+    async def __aenter__(self) -> Turn:
+        await self._places.acquire()
+        self._has_place = True
+        self._token = _current.set(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        _current.reset(self._token)
+        self._over = True
+        self._give_place()
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Give the place to others while a block waits; several waits of one handler give it once."""
+        self._waits += 1
+        self._give_place()
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if self._lacks_place():
+                await self._places.acquire()
+                # Another wait may have ended, or the whole turn, while this one queued for the place.
+                if self._lacks_place():
+                    self._has_place = True
+                else:
+                    self._places.release()
+
+    def _lacks_place(self) -> bool:
+        return not (self._waits or self._has_place or self._over)
+
+    def _give_place(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._places.release()
+
+
+_current: ContextVar[Turn | None] = ContextVar("broker_mesh_current_turn", default=None)
+
+
+def current() -> Turn | None:
+    """Give the turn of the handler that runs here; None outside of handlers."""
+    return _current.get()
+
+
+@asynccontextmanager
+async def waiting() -> AsyncIterator[None]:
+    """Wait for somebody else, giving the handler's place to others where there is one."""
+    turn = current()
+    if turn is None:
+        yield
+        return
+    async with turn.waiting():
+        yield

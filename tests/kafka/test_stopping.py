@@ -1,0 +1,186 @@
+"""Stopping: bounded whatever happens, and nobody waits for ever on what is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import pytest
+
+from broker_mesh import Context, MeshError, Operation
+from broker_mesh.dev.cluster import EmbeddedKafka
+from broker_mesh.errors import FailedPrecondition
+from broker_mesh.kafka.groups import Groups
+from broker_mesh.settings import Settings
+from tests.kafka.test_requests import PATIENCE, Answer, Ask, service
+from tests.support.fleet import make_mesh
+from tests.support.processes import Processes, wait_for_line
+
+
+async def _members(kafka: EmbeddedKafka, group: str) -> int:
+    groups = Groups(Settings(bootstrap_servers=kafka.bootstrap_servers), "test")
+    return len((await groups.describe([group]))[group].members)
+
+
+async def test_a_stop_that_is_cut_short_leaves_no_member_behind(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka, grace_seconds=3600)
+    begun = asyncio.Event()
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        begun.set()
+        await asyncio.Event().wait()
+        return Answer(text="never")
+
+    async def serve() -> None:
+        async with mesh.serving():
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    async with make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        while not await caller._connected().admin.describe([ask.name]):
+            await asyncio.sleep(0.05)
+        await caller.call(ask, Ask(key="a"))
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+        serving.cancel()  # a graceful stop begins, with an hour of grace
+        await asyncio.sleep(0.2)
+        serving.cancel()  # and is cut short
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        async with asyncio.timeout(PATIENCE):
+            while await _members(kafka, f"{mesh.service}.v1"):
+                await asyncio.sleep(0.1)
+
+
+async def test_waiters_are_told_when_their_mesh_stops(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka)
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        return Answer(text="")
+
+    async with mesh.serving(), make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
+    async with make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        pending = asyncio.create_task(caller.request(ask, Ask(key="a")))
+        handle_ = await caller.call(ask, Ask(key="b"))
+        await asyncio.sleep(0.3)
+    with pytest.raises(FailedPrecondition, match="attach to it later") as stopped:
+        await asyncio.wait_for(pending, PATIENCE)
+    assert stopped.value.handle is not None
+    with pytest.raises(FailedPrecondition):
+        await asyncio.wait_for(handle_.reply(), PATIENCE)
+
+
+async def test_the_blocking_face_ends_what_other_threads_wait_for(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka)
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        return Answer(text="")
+
+    async with mesh.serving(), make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
+    ended = threading.Event()
+
+    def blocking() -> None:
+        client = make_mesh("dispatch", kafka.bootstrap_servers).sync()
+        with pytest.raises(FailedPrecondition, match="not connected"):
+            client.request(ask, Ask(key="a"))
+        with client:
+            handle = client.call(ask, Ask(key="a"))
+
+            def wait() -> None:
+                try:
+                    handle.reply()
+                except (MeshError, asyncio.CancelledError):
+                    ended.set()
+
+            threading.Thread(target=wait, daemon=True).start()
+        assert ended.wait(PATIENCE)
+        with pytest.raises(FailedPrecondition, match="not connected"):
+            client.request(ask, Ask(key="a"))
+
+    await asyncio.to_thread(blocking)
+
+
+async def test_a_plain_handler_that_never_returns_does_not_keep_its_process(
+    kafka: EmbeddedKafka, processes: Processes
+) -> None:
+    process = processes.start("tests.support.stuck", kafka.bootstrap_servers)
+    await asyncio.to_thread(wait_for_line, process, "ready")
+    async with make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        await caller.call("stuck.v1.ask", {"key": "a"})
+        await asyncio.to_thread(wait_for_line, process, "begun")
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+async def test_a_consumer_that_fails_stops_its_service_and_leaves_the_group(
+    kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh, ask = service(kafka)
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        return Answer(text="")
+
+    with pytest.raises(MeshError, match="ZeroDivisionError in the consumer"):  # noqa: PT012 - the stop is part of it
+        async with mesh.serving() as serving, make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+            await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
+            monkeypatch.setattr("broker_mesh.kafka.consumer.to_record", lambda _: 1 // 0)
+            await caller.call(ask, Ask(key="a"))
+            await asyncio.wait_for(serving.failure(), PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        while await _members(kafka, f"{mesh.service}.v1"):
+            await asyncio.sleep(0.1)
+
+
+async def test_a_service_with_few_places_may_call_itself(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka, concurrency=2)
+    inner = Operation(f"{mesh.service}.v1.inner", request=Ask, reply=Answer, key="key")
+
+    @mesh.operation(inner)
+    async def handle_inner(request: Ask, context: Context) -> Answer:
+        return Answer(text=request.key)
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        both = await asyncio.gather(*(context.request(inner, Ask(key=f"{request.key}{n}")) for n in range(2)))
+        return Answer(text="+".join(answer.text for answer in both))
+
+    async with mesh.serving(), make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        asked = [caller.request(ask, Ask(key=f"k{n}"), timeout=PATIENCE) for n in range(8)]
+        replies = await asyncio.gather(*asked)
+    assert [reply.text for reply in replies] == [f"k{n}0+k{n}1" for n in range(8)]
+
+
+async def test_a_graceful_handover_repeats_nothing(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka)
+    handled: list[str] = []
+
+    def instance() -> None:
+        fresh_mesh = make_mesh(mesh.service, kafka.bootstrap_servers)
+
+        @fresh_mesh.operation(ask)
+        async def handle(request: Ask, context: Context) -> Answer:
+            handled.append(context.id)
+            return Answer(text=request.key)
+
+        instances.append(fresh_mesh)
+
+    instances: list = []  # type: ignore[type-arg]
+    for _ in range(3):
+        instance()
+    async with instances[0].serving(), make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
+        handles = []
+        for joining in instances[1:]:
+            async with joining.serving() as joined:
+                handles += [await caller.call(ask, Ask(key=f"k{number}")) for number in range(150)]
+                async with asyncio.timeout(PATIENCE):
+                    while not joined.partitions:
+                        await asyncio.sleep(0.02)
+        await asyncio.gather(*(handle.reply(PATIENCE) for handle in handles))
+    assert sorted(handled[1:]) == sorted(handle.id for handle in handles)

@@ -1,0 +1,82 @@
+"""Handlers: what a function returns, raises or leaves running becomes one result."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from broker_mesh.context import Context
+from broker_mesh.errors import Aborted, DeadlineExceeded
+from broker_mesh.handlers import Handler
+from broker_mesh.headers import Envelope
+from broker_mesh.layers.settle import HandlerError
+from broker_mesh.message import Message, now_ms
+from broker_mesh.outcome import Done
+from broker_mesh.turn import Turn
+
+PATIENCE = 30.0
+
+
+class Body(BaseModel):
+    pass
+
+
+def run(function: Any, deadline: int | None = None) -> Any:
+    message = Message("s.v1.x", "s.v1.x", Envelope(deadline=deadline), body=Body())
+    context = Context(message, None, lambda _: None)  # type: ignore[arg-type,return-value]
+    return Handler("s.v1.x", function, None).run(message, context, None)
+
+
+@pytest.mark.parametrize("raised", [StopIteration("nothing left"), StopAsyncIteration(), GeneratorExit()])
+async def test_a_plain_function_may_raise_what_a_future_can_not_carry(raised: BaseException) -> None:
+    def handler(body: Body, context: Context) -> None:
+        raise raised
+
+    with pytest.raises((HandlerError, GeneratorExit)):
+        await asyncio.wait_for(run(handler), PATIENCE)
+
+
+async def test_a_plain_function_sees_the_context_variables_of_its_message() -> None:
+    seen = []
+
+    def handler(body: Body, context: Context) -> None:
+        seen.append(threading.current_thread().daemon)
+
+    assert await run(handler) == Done()
+    assert seen == [True]
+
+
+async def test_a_plain_function_that_outlives_its_deadline_is_left_behind_and_known() -> None:
+    release = threading.Event()
+
+    def handler(body: Body, context: Context) -> None:
+        release.wait(PATIENCE)
+
+    async with Turn(asyncio.Semaphore(1)) as turn:
+        with pytest.raises(HandlerError) as caught:
+            await run(handler, deadline=now_ms() + 50)
+        assert isinstance(caught.value.error, DeadlineExceeded)
+    (left,) = turn.left_behind
+    assert not left.done()
+    release.set()
+    await asyncio.wait_for(left, PATIENCE)
+
+
+async def test_a_handler_whose_message_has_moved_sends_nothing_more() -> None:
+    async with Turn(asyncio.Semaphore(1)) as turn:
+        message = Message("s.v1.x", "s.v1.x", Envelope(id="1"))
+        context = Context(message, None, lambda _: None)  # type: ignore[arg-type,return-value]
+        turn.fenced = True
+        for attempt in (
+            context.request("a.v1.b", {}),
+            context.call("a.v1.b", {}),
+            context.send("a.v1.b", {}),
+        ):
+            with pytest.raises(Aborted, match="gone to another instance"):
+                await attempt
+        with pytest.raises(Aborted):
+            await context.publish("s.v1.events.x", {})
