@@ -63,12 +63,12 @@ async def test_waiters_are_told_when_their_mesh_stops(kafka: EmbeddedKafka) -> N
     async with mesh.serving(), make_mesh("dispatch", kafka.bootstrap_servers) as caller:
         await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
     async with make_mesh("dispatch", kafka.bootstrap_servers) as caller:
-        pending = asyncio.create_task(caller.request(ask, Ask(key="a")))
-        handle_ = await caller.call(ask, Ask(key="b"))
-        await asyncio.sleep(0.3)
+        handle_ = await caller.call(ask, Ask(key="a"))
+        pending = asyncio.create_task(handle_.reply())
+        await asyncio.sleep(0)
     with pytest.raises(FailedPrecondition, match="attach to it later") as stopped:
         await asyncio.wait_for(pending, PATIENCE)
-    assert stopped.value.handle is not None
+    assert stopped.value.handle == str(handle_)
     with pytest.raises(FailedPrecondition):
         await asyncio.wait_for(handle_.reply(), PATIENCE)
 
