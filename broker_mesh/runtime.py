@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,8 @@ from broker_mesh.errors import MeshError, NotFound, PermissionDenied, SettingsEr
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.admin import Admin
 from broker_mesh.kafka.consumer import GroupConsumer
+from broker_mesh.kafka.groups import Groups
+from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, refuse_lost_offsets
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.kafka.topics import Replication
 from broker_mesh.layer import Step, stack
@@ -92,6 +94,7 @@ class Runtime:
         self._making_event = asyncio.Lock()
         self._describing = asyncio.Lock()
         self._exit = AsyncExitStack()
+        self._entering: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(
@@ -196,12 +199,13 @@ class Runtime:
         # Schemas first: an operation exists for callers once its topic does, and must be callable then.
         await self.catalog.own(operations)
         await self.admin.create(await self._service_topics(declared))
+        service_topics = [item.target.name for item in declared]
         endpoints = [self._endpoint(item) for item in declared]
 
         def pipeline(is_current: Callable[[Message], bool]) -> Step[Outcome]:
             return self._inbound(endpoints, declared, is_current)
 
-        service = Service(self.settings, endpoints, pipeline)
+        service = Service(self.settings, endpoints, pipeline, await self._keep_ledger(service_topics))
         consumer = GroupConsumer(
             self.settings,
             client_id=self.client_id,
@@ -211,6 +215,48 @@ class Runtime:
         )
         service.start(consumer)
         return service
+
+    async def _keep_ledger(self, names: Sequence[str]) -> Callable[[Collection[str]], None]:
+        """Refuse to start a group whose offsets are lost; give what enters first commits into the ledger.
+
+        Raises:
+            DataLoss: they are.
+        """
+        ledger = GroupLedger(self.settings, self.group, client_id=self.client_id)
+        known = await asyncio.to_thread(ledger.topics)
+        suspects = known & frozenset(names)
+        if suspects:
+            groups = Groups(self.settings, self.client_id)
+            described = await self.admin.describe(sorted(suspects))
+            partitions = [
+                (name, number) for name, info in described.items() for number in range(info.partitions)
+            ]
+            ends = {key: bounds.end for key, bounds in (await groups.bounds(partitions)).items()}
+            refuse_lost_offsets(self.group, suspects, await groups.committed(self.group), ends)
+
+        async def enter(topics_: Collection[str]) -> None:
+            for topic in topics_:
+                await self.producer.send(
+                    LEDGER_TOPIC, key=ledger.key(topic), value=b"1", headers=[], partition=0
+                )
+
+        def on_committed(topics_: Collection[str]) -> None:
+            new = set(topics_) - known
+            if new:
+                entering = asyncio.create_task(enter(new))
+                self._entering.add(entering)
+                entering.add_done_callback(self._entered)
+
+        return on_committed
+
+    def _entered(self, entering: asyncio.Task[None]) -> None:
+        self._entering.discard(entering)
+        if not entering.cancelled() and (error := entering.exception()) is not None:
+            logger.warning(
+                "a first commit could not be entered into %s: %s; it is at the next start",
+                LEDGER_TOPIC,
+                error,
+            )
 
     async def _service_topics(self, declared: Iterable[Declared]) -> list[topics.TopicSpec]:
         specs: list[topics.TopicSpec] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -85,6 +85,7 @@ class Service:
         settings: with limits and the grace period.
         endpoints: what is handled, by topic.
         make_pipeline: makes the inbound pipeline, given the check that tells a current message.
+        on_committed: called with topics on which the group has committed, once for each.
     """
 
     def __init__(
@@ -92,10 +93,12 @@ class Service:
         settings: Settings,
         endpoints: Iterable[Endpoint],
         make_pipeline: Callable[[Callable[[Message], bool]], Step[Outcome]],
+        on_committed: Callable[[Collection[str]], None],
     ) -> None:
         self._settings = settings
         self._endpoints: Mapping[str, Endpoint] = {endpoint.name: endpoint for endpoint in endpoints}
         self._pipeline = make_pipeline(self.is_current)
+        self._on_committed = on_committed
         self._places = asyncio.Semaphore(settings.concurrency)
         self._held: set[Partition] = set()
         self._assignments: dict[Partition, _Assignment] = {}
@@ -208,6 +211,10 @@ class Service:
             if assignment is not None:
                 self._give_back(assignment.end())
             self._held.discard(partition)
+
+    def committed(self, topics: Collection[str]) -> None:
+        """Pass on that the group has committed."""
+        self._on_committed(topics)
 
     def failed(self, error: MeshError) -> None:
         """Make `failure` raise."""

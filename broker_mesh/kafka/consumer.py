@@ -16,7 +16,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -77,6 +77,9 @@ class GroupListener(Protocol):
         """
         ...
 
+    def committed(self, topics: Collection[str]) -> None:
+        """Note that the group has committed on these topics, for the first time in this process."""
+
     def lost(self, partitions: Sequence[Partition]) -> None:
         """Fence partitions that another member may own already: nothing more may be committed or sent."""
 
@@ -124,6 +127,7 @@ class GroupConsumer:
         self._epoch = 0
         self._commits: queue.SimpleQueue[Positions] = queue.SimpleQueue()
         self._commits_open = 0
+        self._committed_topics: set[str] = set()
         self._delivered = 0  # written by the thread alone
         self._finished = 0  # written by the loop alone
         self._paused = False
@@ -283,6 +287,10 @@ class GroupConsumer:
         self._commits_open -= 1
         if error is None:
             self.outages.healed()
+            first = {place.topic for place in partitions if place.error is None} - self._committed_topics
+            if first:
+                self._committed_topics |= first
+                self._tell(self._listener.committed, first)
             return
         if error.code() == KafkaError._NO_OFFSET:
             return

@@ -10,11 +10,12 @@ import pytest
 
 from broker_mesh import Context, MeshError, Operation
 from broker_mesh.dev.cluster import EmbeddedKafka
-from broker_mesh.errors import FailedPrecondition
+from broker_mesh.errors import DataLoss, FailedPrecondition
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.settings import Settings
 from tests.kafka.test_requests import PATIENCE, Answer, Ask, service
 from tests.support.fleet import make_mesh
+from tests.support.groups import delete_group
 from tests.support.processes import Processes, wait_for_line
 
 
@@ -184,3 +185,25 @@ async def test_a_graceful_handover_repeats_nothing(kafka: EmbeddedKafka) -> None
                         await asyncio.sleep(0.02)
         await asyncio.gather(*(handle.reply(PATIENCE) for handle in handles))
     assert sorted(handled[1:]) == sorted(handle.id for handle in handles)
+
+
+async def test_a_group_whose_offsets_are_lost_stops_instead_of_running_all_again(
+    kafka: EmbeddedKafka,
+) -> None:
+    mesh, ask = service(kafka)
+    handled: list[str] = []
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        handled.append(context.id)
+        return Answer(text="")
+
+    async with make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        for _ in range(2):  # the second start finds the ledger and the offsets, and goes on
+            async with mesh.serving():
+                await caller.request(ask, Ask(key="a"), timeout=PATIENCE)
+        await asyncio.to_thread(delete_group, kafka.bootstrap_servers, f"{mesh.service}.v1")
+        with pytest.raises(DataLoss, match="has dropped the offsets"):
+            async with mesh.serving():
+                pytest.fail("started without knowing where")
+    assert len(handled) == 2

@@ -14,3 +14,10 @@ def shorten_sessions(bootstrap_servers: str, group: str, milliseconds: int = 150
     resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
+
+
+def delete_group(bootstrap_servers: str, group: str) -> None:
+    """Drop a group with its offsets, as Kafka does after `offsets.retention.minutes` without a member."""
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    for future in admin.delete_consumer_groups([group]).values():
+        future.result(10)
