@@ -224,8 +224,7 @@ class Mesh:
         Stopping finishes what is being handled, within `grace_seconds`, and hands the rest back.
 
         Args:
-            on_ready: called once this instance has been told its partitions; one of more instances than there
-                are partitions may wait for that.
+            on_ready: called when this instance has joined its group, with or without partitions.
 
         Raises:
             SettingsError: nothing is declared, or a setting is wrong.

@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
 _OUTAGE_PAUSE_SECONDS = 0.2
+_ASSIGNMENT_SECONDS = 2.0
+_ASK_GROUP_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -214,7 +216,30 @@ class Runtime:
             listener=service,
         )
         service.start(consumer)
+        self._confirming = asyncio.create_task(self._confirm_joining(service))
+        self._exit.callback(self._confirming.cancel)
         return service
+
+    async def _confirm_joining(self, service: Service) -> None:
+        """Tell the service that it has joined where the consumer hears nothing of it.
+
+        An instance without partitions (there are fewer than instances, or an event has not been published yet) gets
+        no assignment: then the group is asked.
+        """
+        try:
+            async with asyncio.timeout(_ASSIGNMENT_SECONDS):
+                await service.joined()
+        except TimeoutError:
+            groups = Groups(self.settings, self.client_id)
+            while not service.has_joined:
+                try:
+                    members = (await groups.describe([self.group]))[self.group].members
+                except MeshError as error:
+                    logger.debug("the group can't be asked now: %s", error)
+                    members = ()
+                if any(member.client_id == self.client_id for member in members):
+                    service.assigned({})
+                await asyncio.sleep(_ASK_GROUP_SECONDS)
 
     async def _keep_ledger(self, names: Sequence[str]) -> Callable[[Collection[str]], None]:
         """Refuse to start a group whose offsets are lost; give what enters first commits into the ledger.

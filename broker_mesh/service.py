@@ -123,6 +123,11 @@ class Service:
         """How many records are taken and not settled."""
         return sum(assignment.tracker.pending for assignment in self._assignments.values())
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether this instance has joined its group, with or without partitions."""
+        return self._joined.is_set()
+
     async def joined(self) -> None:
         """Wait until this instance has joined its group, with or without partitions."""
         await self._joined.wait()

@@ -10,17 +10,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as WaitTimeoutError
 from typing import Any
 
-from broker_mesh import naming
-from broker_mesh.cli.connection import reachable
-from broker_mesh.errors import MeshError
 from broker_mesh.health import Health
-from broker_mesh.kafka.groups import Groups
 from broker_mesh.mesh import Mesh
 from broker_mesh.service import Service
 
 _ANSWER_SECONDS = 2.0
-_ASSIGNMENT_SECONDS = 3.0
-_ASK_GROUP_SECONDS = 1.0
 
 
 class Serving:
@@ -96,35 +90,11 @@ class Serving:
     async def _serve(self) -> None:
         async with self._mesh.serving() as service:
             self._service = service
-            joined = self._in_group(service)
-            if await _first(joined, service.failure(), self._stop.wait()) == 0:
+            if await _first(service.joined(), service.failure(), self._stop.wait()) == 0:
                 self._ready = True
                 self._on_ready(self)
                 await _first(service.failure(), self._stop.wait())
             self._ready = False
-
-    async def _in_group(self, service: Service) -> None:
-        """Wait until this instance is in its group.
-
-        With more instances than partitions, one that gets none hears nothing on joining: then the group is asked.
-        """
-        try:
-            async with asyncio.timeout(_ASSIGNMENT_SECONDS):
-                await service.joined()
-                return
-        except TimeoutError:
-            pass
-        name = f"{self._mesh.service}-{socket.gethostname()}-{os.getpid()}-"
-        groups = Groups(reachable(self._mesh.settings), f"{name}health")
-        group = naming.group(self._mesh.service, self._mesh.version)
-        while not service.partitions:
-            try:
-                members = (await groups.describe([group]))[group].members
-            except MeshError:
-                members = ()  # not now: it is asked again
-            if any(member.client_id.startswith(name) for member in members):
-                return
-            await asyncio.sleep(_ASK_GROUP_SECONDS)
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> int:
