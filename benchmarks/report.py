@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.figures import BASELINE, Ratio, Row
@@ -17,7 +18,7 @@ _NOTHING = "–"
 
 def table(rows: Sequence[Row]) -> Table:
     """Lay the figures out, load by load."""
-    drawn = Table(title="Request and reply", title_justify="left")
+    drawn = Table(title="Request and reply", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("in flight", "contender"):
         drawn.add_column(heading, no_wrap=True)
     ratio = f"of {BASELINE}"
@@ -68,17 +69,15 @@ def _cells(row: Row) -> list[str]:
         f"{row.in_flight:,}",
         row.contender,
         f"{row.requests_per_second:,.0f}",
-        _ratio(row.to_baseline.get("requests_per_second")),
+        _with_range(row.to_baseline["requests_per_second"]) if row.to_baseline else _NOTHING,
         f"{row.p50_ms:,.2f}",
-        _ratio(row.to_baseline.get("p50_ms")),
+        _short(row.to_baseline["p50_ms"].median) if row.to_baseline else _NOTHING,
         f"{row.p99_ms:,.2f}",
         *(f"{row.cpu_us[role]:,.0f}" if role in row.cpu_us else _NOTHING for role in ROLES),
     ]
 
 
-def _ratio(found: Ratio | None) -> str:
-    if found is None:
-        return _NOTHING
+def _with_range(found: Ratio) -> str:
     return f"{_short(found.median)} ({_short(found.lowest)}–{_short(found.highest)})"
 
 

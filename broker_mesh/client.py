@@ -163,7 +163,7 @@ class Client:
                 ) from error
             raise DeadlineExceeded(
                 f"Kafka did not acknowledge the request to {handle.operation} within {timeout:g} s; "
-                "it may still be sent while this process lives, and can be waited for with its handle",
+                "it may or may not be sent once Kafka can be reached; if it is, its handle can be waited for",
                 handle=str(handle),
             ) from error
         # At least a millisecond: an answer that is here already is taken, however late it is.

@@ -138,9 +138,10 @@ def _in_thread(function: Callable[[], Any]) -> tuple[asyncio.Future[Any], asynci
             return
         if error is None:
             result.set_result(value)
-        elif isinstance(error, StopIteration):
-            # A future can't carry it; Python itself makes this of one that leaves a coroutine (PEP 479).
-            converted = RuntimeError("the handler raised StopIteration")
+        elif isinstance(error, StopIteration) or not isinstance(error, Exception | SystemExit):
+            # A future can't carry the first (PEP 479 makes the same of it), and the loop would take a
+            # KeyboardInterrupt or a cancellation for its own.
+            converted = RuntimeError(f"the handler raised {type(error).__name__}")
             converted.__cause__ = error
             result.set_exception(converted)
         else:

@@ -50,7 +50,8 @@ class HealthServer:
             self._server = (_Server6 if ":" in host else _Server)((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise SettingsError(
-                f"health checks can't be answered at {host}:{port}: {error}; choose another --health-port"
+                f"health checks can't be answered at {host}:{port}: {error}; "
+                "choose another --health-host or --health-port"
             ) from error
         self._server.look = look
         self._host = host

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 from broker_mesh import naming
 from broker_mesh.client import Body, Client, EventT, Handle, ReplyT, RequestT
 from broker_mesh.context import Context
-from broker_mesh.dev.discovery import running_bootstrap_servers
+from broker_mesh.dev.discovery import require_bootstrap_servers
 from broker_mesh.errors import FailedPrecondition, SettingsError
 from broker_mesh.handlers import Handler
 from broker_mesh.layers.retry import Retry
@@ -202,12 +202,9 @@ class Mesh:
     def _reachable_settings(self) -> Settings:
         if self.settings.bootstrap_servers is not None:
             return self.settings
-        found = running_bootstrap_servers(self._environ)
-        if found is None:
-            raise SettingsError(
-                "no Kafka is named and no 'mesh dev' runs: start one with 'mesh dev up', set "
-                "MESH_BOOTSTRAP_SERVERS, or write bootstrap_servers in mesh.toml"
-            )
+        found = require_bootstrap_servers(
+            self._environ, "set MESH_BOOTSTRAP_SERVERS, or write bootstrap_servers in mesh.toml"
+        )
         logger.info("using the Kafka of 'mesh dev' at %s", found)
         return self.settings.model_copy(update={"bootstrap_servers": found})
 

@@ -135,9 +135,21 @@ def reply_topic(service: str) -> str:
     return f"{service}.replies"
 
 
-def group(service: str, version: str) -> str:
-    """Name the consumer group of a service's version: its instances share the work."""
-    return f"{service}.{version}"
+def group(service: str) -> str:
+    """Name the consumer group of a service: all its instances share the work, also those of two versions.
+
+    A version of its own for the group would have a new version run everything again that is kept.
+    """
+    return service
+
+
+def is_group(name: str) -> bool:
+    """Tell whether a name has the form of a service's consumer group."""
+    try:
+        check_service(name)
+    except SettingsError:
+        return False
+    return True
 
 
 def value_subject(topic: str) -> str:

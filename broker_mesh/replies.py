@@ -119,9 +119,18 @@ class Replies:
         Raises:
             MeshError: the reply topic can't be made or read.
         """
-        if self._address is None or (self._address.done() and self._address.exception() is not None):
+        if self._closed.is_set():
+            raise FailedPrecondition("the mesh is stopped")
+        if self._address is None or (
+            self._address.done() and (self._address.cancelled() or self._address.exception() is not None)
+        ):
             self._address = asyncio.create_task(self._open())
-        return await asyncio.shield(self._address)
+        try:
+            return await asyncio.shield(self._address)
+        except asyncio.CancelledError:
+            if self._address.cancelled():  # by `close`: nobody has cancelled the caller
+                raise FailedPrecondition("the mesh was stopped before the request was sent") from None
+            raise
 
     def expect(self, token: HandleToken) -> PendingReply:
         """Wait for a reply from now on; to be called before the request is sent."""

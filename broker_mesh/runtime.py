@@ -20,12 +20,12 @@ from broker_mesh.client import Client
 from broker_mesh.contracts.catalog import Catalog, Target, is_unknown_schema
 from broker_mesh.contracts.files import load_schema_files
 from broker_mesh.contracts.registry import Registry
-from broker_mesh.errors import MeshError, NotFound, PermissionDenied, SettingsError, Unavailable
+from broker_mesh.errors import MeshError, NotFound, PermissionDenied, Unavailable
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.admin import Admin
-from broker_mesh.kafka.consumer import GroupConsumer
+from broker_mesh.kafka.consumer import GroupConsumer, Partition
 from broker_mesh.kafka.groups import Groups
-from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, refuse_lost_offsets
+from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, Held, refuse_lost_offsets
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.kafka.topics import Replication
 from broker_mesh.layer import Step, stack
@@ -88,7 +88,7 @@ class Runtime:
         self.service = service
         self.version = version
         self.settings = settings
-        self.group = naming.group(service, version)
+        self.group = naming.group(service)
         instance = f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**4):04x}"  # noqa: S311 - a name
         self.client_id = f"{service}-{instance}"
         self._tracer, self._flush_spans = tracer_for(service, version, instance, environ)
@@ -241,36 +241,45 @@ class Runtime:
                     service.assigned({})
                 await asyncio.sleep(_ASK_GROUP_SECONDS)
 
-    async def _keep_ledger(self, names: Sequence[str]) -> Callable[[Collection[str]], None]:
+    async def _keep_ledger(self, names: Sequence[str]) -> Callable[[Collection[Partition]], None]:
         """Refuse to start a group whose offsets are lost; give what enters first commits into the ledger.
 
         Raises:
             DataLoss: they are.
         """
         ledger = GroupLedger(self.settings, self.group, client_id=self.client_id)
-        known = await asyncio.to_thread(ledger.topics)
-        suspects = known & frozenset(names)
+        entries = await asyncio.to_thread(ledger.entries)
+        suspects = sorted({topic for topic, _ in entries} & set(names))
         if suspects:
             groups = Groups(self.settings, self.client_id)
-            described = await self.admin.describe(sorted(suspects))
+            described = await self.admin.describe(suspects)
             partitions = [
                 (name, number) for name, info in described.items() for number in range(info.partitions)
             ]
-            ends = {key: bounds.end for key, bounds in (await groups.bounds(partitions)).items()}
-            refuse_lost_offsets(self.group, suspects, await groups.committed(self.group), ends)
+            held = {
+                key: Held(described[key[0]].id, bounds.first, bounds.end)
+                for key, bounds in (await groups.bounds(partitions)).items()
+            }
+            refuse_lost_offsets(self.group, entries, await groups.committed(self.group), held)
 
-        async def enter(topics_: Collection[str]) -> None:
-            for topic in topics_:
-                await self.producer.send(
-                    LEDGER_TOPIC, key=ledger.key(topic), value=b"1", headers=[], partition=0
-                )
+        async def enter(partitions: Collection[Partition]) -> None:
+            described = await self.admin.describe(sorted({topic for topic, _ in partitions}))
+            for partition in partitions:
+                topic_id = described[partition[0]].id
+                if entries.get(partition) != topic_id:
+                    await self.producer.send(
+                        LEDGER_TOPIC,
+                        key=ledger.key(partition),
+                        value=topic_id.encode(),
+                        headers=[],
+                        partition=0,
+                    )
+                    entries[partition] = topic_id
 
-        def on_committed(topics_: Collection[str]) -> None:
-            new = set(topics_) - known
-            if new:
-                entering = asyncio.create_task(enter(new))
-                self._entering.add(entering)
-                entering.add_done_callback(self._entered)
+        def on_committed(partitions: Collection[Partition]) -> None:
+            entering = asyncio.create_task(enter(partitions))
+            self._entering.add(entering)
+            entering.add_done_callback(self._entered)
 
         return on_committed
 
@@ -396,14 +405,15 @@ class Runtime:
         return None if kept < 0 else kept
 
     async def not_found(self, name: str) -> MeshError:
-        """Make the error for an operation or event that does not exist, with the nearest name that does."""
+        """Make the error for an operation or event that does not exist, with the nearest name that does.
+
+        Raises:
+            SettingsError: no operation or event can have that name.
+        """
         what, parse = (
             ("event", naming.parse_event) if naming.is_event(name) else ("operation", naming.parse_operation)
         )
-        try:
-            parse(name)
-        except SettingsError as error:
-            return NotFound(error.message)
+        parse(name)
         known = [topic for topic in await self.admin.topic_names() if naming.is_target(topic)]
         if name in known:
             return NotFound(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from broker_mesh.errors import InternalError, MeshError
-from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Positions
+from broker_mesh.kafka.consumer import NOTHING_COMMITTED, GroupConsumer, Partition, Position, Positions
 from broker_mesh.kafka.offsets import OffsetTracker
 from broker_mesh.layer import Step
 from broker_mesh.layers.retry import Retry
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Ordering: TypeAlias = Literal["key", "partition", "none"]
 
 _COMMIT_INTERVAL_SECONDS = 0.2
+_RENEWAL_SECONDS = 3600.0
 _REVOKE_BUDGET_SECONDS = 5.0
 
 
@@ -58,14 +59,16 @@ class _Assignment:
 
     def __init__(self, start: Position) -> None:
         self.epoch = start.epoch
-        self.tracker = OffsetTracker(start.offset)
+        self.tracker = OffsetTracker(max(start.offset, 0))
         self.lanes: dict[Hashable, deque[Record]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.turns: set[Turn] = set()
         self.draining = asyncio.Event()  # start nothing more
         self.in_flight = 0  # what the consumer counts as taken and not finished
         self.moved = False  # the position has grown since it was last committed
-        self.committable = False  # the position has grown at all
+        self.committable = (
+            start.offset != NOTHING_COMMITTED
+        )  # else there is nothing to say before it has grown
 
     def end(self) -> int:
         """Fence everything that is still in work; tell how many records that is."""
@@ -85,7 +88,7 @@ class Service:
         settings: with limits and the grace period.
         endpoints: what is handled, by topic.
         make_pipeline: makes the inbound pipeline, given the check that tells a current message.
-        on_committed: called with topics on which the group has committed, once for each.
+        on_committed: called with partitions on which the group has committed, once for each.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Service:
         settings: Settings,
         endpoints: Iterable[Endpoint],
         make_pipeline: Callable[[Callable[[Message], bool]], Step[Outcome]],
-        on_committed: Callable[[Collection[str]], None],
+        on_committed: Callable[[Collection[Partition]], None],
     ) -> None:
         self._settings = settings
         self._endpoints: Mapping[str, Endpoint] = {endpoint.name: endpoint for endpoint in endpoints}
@@ -159,6 +162,7 @@ class Service:
             positions = await self._drain(list(self._assignments), self._settings.grace_seconds)
         finally:
             # Also when the wait was cut short: a member that is left behind would keep its partitions from others.
+            self.lost(list(self._assignments))
             if self._committer is not None:
                 self._committer.cancel()
             await self._consumer.close(positions, timeout=10.0)
@@ -180,17 +184,16 @@ class Service:
 
     def received(self, batch: Sequence[Record]) -> None:
         """Put records into their lanes, and start the lanes that were empty."""
-        unwanted = 0
         for record in batch:
             partition = record.topic, record.partition
             assignment = self._assignments.get(partition)
             if assignment is None or assignment.draining.is_set():
-                unwanted += 1
+                self._give_back(record.topic, 1)
                 continue
             try:
                 assignment.tracker.take(record.offset)
             except ValueError:
-                unwanted += 1  # delivered twice within one assignment: it is in work, or done
+                self._give_back(record.topic, 1)  # delivered twice within one assignment: in work, or done
                 continue
             assignment.in_flight += 1
             lane_key = self._lane_key(record)
@@ -202,7 +205,6 @@ class Service:
             task = asyncio.create_task(self._run_lane(partition, assignment, lane_key))
             assignment.tasks.add(task)
             task.add_done_callback(assignment.tasks.discard)
-        self._give_back(unwanted)
         self._hold_back()
 
     async def drain(self, partitions: Sequence[Partition]) -> Positions:
@@ -214,12 +216,12 @@ class Service:
         for partition in partitions:
             assignment = self._assignments.pop(partition, None)
             if assignment is not None:
-                self._give_back(assignment.end())
-            self._held.discard(partition)
+                self._give_back(partition[0], assignment.end())
+        self._hold_back()
 
-    def committed(self, topics: Collection[str]) -> None:
+    def committed(self, partitions: Collection[Partition]) -> None:
         """Pass on that the group has committed."""
-        self._on_committed(topics)
+        self._on_committed(partitions)
 
     def failed(self, error: MeshError) -> None:
         """Make `failure` raise."""
@@ -246,7 +248,7 @@ class Service:
                 await self._handle(assignment, record)
                 if assignment.in_flight:  # else ended meanwhile, and given back as a whole
                     assignment.in_flight -= 1
-                    self._give_back(1)
+                    self._give_back(partition[0], 1)
                 if partition in self._held:
                     self._hold_back()
         except FencedError:
@@ -296,9 +298,9 @@ class Service:
             await asyncio.wait(turn.left_behind)
         return outcome
 
-    def _give_back(self, count: int) -> None:
+    def _give_back(self, topic: str, count: int) -> None:
         if count and self._consumer is not None:
-            self._consumer.finished(count)
+            self._consumer.finished(topic, count)
 
     def _hold_back(self) -> None:
         """Stop taking from partitions where one record holds back the position of many that are done.
@@ -324,8 +326,15 @@ class Service:
     # ── offsets ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def _commit_regularly(self) -> None:
+        clock = asyncio.get_running_loop().time
+        renewed = clock()
         while True:
             await asyncio.sleep(_COMMIT_INTERVAL_SECONDS)
+            if clock() - renewed >= _RENEWAL_SECONDS:
+                # Kafka may drop an offset by the time of its own last commit, also of a partition that is just idle.
+                renewed = clock()
+                for assignment in self._assignments.values():
+                    assignment.moved = assignment.committable
             positions = self._take_moved()
             if positions and self._consumer is not None:
                 self._consumer.commit(positions)

@@ -7,6 +7,7 @@ then a running `mesh dev`. The environment and the folder are passed in, so test
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,11 @@ KAFKA_ENV_PREFIX = "MESH_KAFKA_"
 # Read by other parts of the mesh: where `mesh dev` keeps its data and its downloads, and which file to read.
 _OTHER_VARIABLES = frozenset({"MESH_CONFIG", "MESH_DEV_DIR", "MESH_CACHE_DIR", "MESH_MAVEN_URL"})
 
+# librdkafka properties whose names have underscores where all others have dots.
+_WITH_UNDERSCORE = frozenset({"log_level"})
+
+_ADDRESS = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.%]+\]):([0-9]{1,5})")
+
 # librdkafka properties that the mesh's delivery promises rest on: they are not for the user to change.
 RESERVED_KAFKA_PROPERTIES: Mapping[str, str] = {
     "bootstrap.servers": "set bootstrap_servers instead",
@@ -37,7 +43,7 @@ RESERVED_KAFKA_PROPERTIES: Mapping[str, str] = {
     "auto.offset.reset": "a group never skips or repeats its backlog silently",
     "isolation.level": "consumers never see aborted transactions",
     "partitioner": "all clients of the mesh must map a key to the same partition",
-    "group.id": "the group is named after the service and its version",
+    "group.id": "the group is named after the service",
     "group.remote.assignor": "an operation and its retries must stay with one member",
     "transactional.id": "transactions are the mesh's own",
     "message.timeout.ms": "a request waits for Kafka; use timeout or expires_in",
@@ -67,7 +73,7 @@ class Settings(BaseModel):
         default=30.0, gt=0, le=3650, description="how long requests and replies are kept"
     )
     max_in_flight: int = Field(
-        default=1000, ge=1, le=1_000_000, description="records taken but not settled, per process"
+        default=1000, ge=1, le=1_000_000, description="records taken but not settled, per topic and process"
     )
     concurrency: int = Field(
         default=100, ge=1, le=100_000, description="handlers that run at once, per process"
@@ -107,22 +113,28 @@ def load_with_origins(
     *,
     environ: Mapping[str, str],
     directory: Path,
+    given_by: str = "Mesh(…)",
 ) -> tuple[Settings, dict[str, str]]:
-    """Put the settings together as `load`, and tell where each that is not a default was found, by its name."""
+    """Put the settings together as `load`, and tell where each that is not a default was found.
+
+    Kafka's properties have an origin each, by `kafka.` and their name. Empty `bootstrap_servers` count as not given.
+    The origin of the arguments is what they were `given_by`.
+    """
     from_file, file = _read_file(environ, directory)
     from_environment = _read_environment(environ)
     given = {name: value for name, value in arguments.items() if value is not None}
     kafka: dict[str, Any] = {}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, source in ((str(file), from_file), ("the environment", from_environment), ("Mesh(…)", given)):
+    for origin, source in ((str(file), from_file), ("the environment", from_environment), (given_by, given)):
         properties = source.get("kafka", {})
-        if not isinstance(properties, Mapping):
-            raise SettingsError(
-                f"{origin}: kafka must be a table of librdkafka properties, not {properties!r}"
-            )
-        kafka.update(properties)
+        if not isinstance(properties, Mapping):  # and is not shown: it may hold a password
+            raise SettingsError(f"{origin}: kafka must be a table of librdkafka properties")
+        for name, value in properties.items():
+            kafka[name], origins[f"kafka.{name}"] = value, origin
         for name, value in source.items():
+            if name == "kafka" or (name == "bootstrap_servers" and value == ""):
+                continue
             values[name], origins[name] = value, origin
     if kafka:
         values["kafka"] = kafka
@@ -131,13 +143,21 @@ def load_with_origins(
             raise SettingsError(
                 f"{origins[name]}: unknown setting {name!r}{nearest(name, Settings.model_fields)}"
             )
-    for name in kafka:
+    for name, value in kafka.items():
+        if isinstance(value, Mapping):
+            quoted = _dotted(name, value)
+            raise SettingsError(
+                f"{origins[f'kafka.{name}']}: kafka.{name} is a table: write the whole name in quotes, "
+                f'as in "{quoted}" = …'
+            )
         if name in RESERVED_KAFKA_PROPERTIES:
             raise SettingsError(f"kafka property {name!r} can't be set: {RESERVED_KAFKA_PROPERTIES[name]}")
     try:
         settings = Settings(**values)
     except ValidationError as error:
         raise SettingsError(_sentence(error, origins)) from error
+    if settings.bootstrap_servers is not None:
+        _check_servers(settings.bootstrap_servers, origins["bootstrap_servers"])
     base = file.parent if origins.get("schemas") == str(file) else directory
     return settings.model_copy(update={"schemas": base / settings.schemas}), origins
 
@@ -173,7 +193,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if not variable.startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
             continue
         if variable.startswith(KAFKA_ENV_PREFIX):
-            kafka[variable.removeprefix(KAFKA_ENV_PREFIX).lower().replace("_", ".")] = value
+            name = variable.removeprefix(KAFKA_ENV_PREFIX).lower()
+            kafka[name if name in _WITH_UNDERSCORE else name.replace("_", ".")] = value
         elif variable in known:
             values[known[variable]] = value
         else:
@@ -186,6 +207,26 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
     first = error.errors()[0]
+    if first["loc"][:1] == ("kafka",):  # without the value, which may be a password
+        place = f"kafka.{first['loc'][1]}"
+        return f"{origins[place]}: {place}: write a string, a number, true or false"
     place = ".".join(str(part) for part in first["loc"])
     name = str(first["loc"][0]) if first["loc"] else ""
     return f"{origins.get(name, 'settings')}: {place}: {first['msg']}, got {first.get('input')!r}"
+
+
+def _dotted(name: str, table: Mapping[str, Any]) -> str:
+    """Join the names of nested tables as TOML made them of a name without quotes."""
+    for key, value in table.items():
+        return _dotted(f"{name}.{key}", value) if isinstance(value, Mapping) else f"{name}.{key}"
+    return f"{name}.…"
+
+
+def _check_servers(servers: str, origin: str) -> None:
+    for address in servers.split(","):
+        match = _ADDRESS.fullmatch(address.strip())
+        if match is None or not 0 < int(match[1]) < 2**16:
+            raise SettingsError(
+                f"{origin}: bootstrap_servers: {address.strip()!r} is no address: write host:port, "
+                "separated by commas, as in 'localhost:9092'"
+            )

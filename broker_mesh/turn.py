@@ -35,6 +35,7 @@ class Turn:
     async def __aenter__(self) -> Turn:
         await self._places.acquire()
         self._has_place = True
+        self._loop = asyncio.get_running_loop()
         self._token = _current.set(self)
         return self
 
@@ -60,6 +61,10 @@ class Turn:
                 else:
                     self._places.release()
 
+    def belongs_here(self) -> bool:
+        """Whether this is the loop that gives its places; a blocking call from a plain handler may run on another."""
+        return self._loop is asyncio.get_running_loop()
+
     def _lacks_place(self) -> bool:
         return not (self._waits or self._has_place or self._over)
 
@@ -81,7 +86,7 @@ def current() -> Turn | None:
 async def waiting() -> AsyncIterator[None]:
     """Wait for somebody else, giving the handler's place to others where there is one."""
     turn = current()
-    if turn is None:
+    if turn is None or not turn.belongs_here():
         yield
         return
     async with turn.waiting():

@@ -1,1 +1,1 @@
-"""Adapters: other ways into the mesh, built on `broker_mesh` and its documented `broker_mesh.adapter` alone."""
+"""Adapters: other ways into the mesh, built on the public names of `broker_mesh` alone."""

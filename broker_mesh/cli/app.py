@@ -46,7 +46,7 @@ def _mesh(
     """Options of `mesh` itself."""
 
 
-app.add_typer(dev.app)
+app.add_typer(dev.app, short_help="Run a real Kafka on this machine, for development.")
 app.command("run", short_help="Serve a Mesh, in one process or several.", epilog=run.EXAMPLES)(run.run)
 app.command("run-worker", hidden=True)(run.work)
 app.command("call", short_help="Call an operation and print its reply.", epilog=call.EXAMPLES)(call.call)

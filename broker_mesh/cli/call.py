@@ -103,10 +103,17 @@ async def _call(
     import asyncio
 
     from broker_mesh.cli.connection import calling
-    from broker_mesh.naming import check_service
+    from broker_mesh.naming import check_service, is_event, owner
 
+    if is_event(operation):
+        raise InvalidArgument(
+            f"{operation} is an event, which nobody answers: publish it with "
+            f"'mesh send {operation} … --as {owner(operation)}'"
+        )
     async with calling(check_service(identity), bootstrap_servers) as mesh:
         ready = await _ready_body(mesh, operation, body)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         try:
             async with asyncio.timeout(timeout):
                 handle = await mesh.client.call(
@@ -117,7 +124,8 @@ async def _call(
                 f"Kafka did not acknowledge the request to {operation} within {timeout:g} s: "
                 "it may be handled or not; call again with an --idempotency-key where that matters"
             ) from error
-        return await _reply(handle, timeout, bootstrap_servers)
+        left = None if timeout is None else max(0.0, timeout - (clock() - begun))
+        return await _reply(handle, timeout, bootstrap_servers, left=left)
 
 
 async def _attach(
@@ -131,7 +139,8 @@ async def _attach(
     if operation is not None and operation != token.operation:
         raise InvalidArgument(f"the handle is of {token.operation}, not of {operation}")
     async with calling(owner(token.reply_to.topic), bootstrap_servers) as mesh:
-        return await _reply(mesh.client.attach(text, None), timeout, bootstrap_servers, announce=False)
+        handle = mesh.client.attach(text, None)
+        return await _reply(handle, timeout, bootstrap_servers, left=timeout, announce=False)
 
 
 async def _ready_body(mesh: Runtime, operation: str, body: dict[str, Any]) -> Any:
@@ -140,12 +149,19 @@ async def _ready_body(mesh: Runtime, operation: str, body: dict[str, Any]) -> An
     await mesh.ready(operation)
     if mesh.reply_decoder(operation) is None:
         raise InvalidArgument(f"{operation} is one-way and has no reply: use mesh send")
-    return json_to_value(mesh.catalog.codec(operation).schema, body)
+    codec = mesh.catalog.codec(operation)
+    return json_to_value(codec.schema, body, codec.subject)
 
 
 async def _reply(
-    handle: Handle[Any], timeout: float | None, bootstrap_servers: str | None, *, announce: bool = True
+    handle: Handle[Any],
+    timeout: float | None,
+    bootstrap_servers: str | None,
+    *,
+    left: float | None,
+    announce: bool = True,
 ) -> Any:
+    """Wait for the reply for what is `left` of the time-out, seconds; None waits as long as it takes."""
     import asyncio
 
     from broker_mesh.contracts.plain_json import value_to_json
@@ -157,7 +173,7 @@ async def _reply(
         print_note(f"The request is kept. If this is interrupted, wait for the reply with: {again}")
     try:
         with spinning(f"waiting for {handle.operation}"):
-            return value_to_json(await handle.reply(timeout))
+            return value_to_json(await handle.reply(left))
     except DeadlineExceeded as error:
         if is_answer(error):
             raise

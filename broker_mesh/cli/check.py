@@ -32,11 +32,17 @@ def check(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Check settings, Kafka, topics, schemas and groups; the exit code is 1 when there is a problem."""
-    from broker_mesh.cli.connection import find_settings, run, with_timeout
-    from broker_mesh.control.checks import Level, check_settings
+    from broker_mesh.cli.connection import read_settings, run, with_kafka, with_timeout
+    from broker_mesh.control.checks import Finding, Level, check_settings
+    from broker_mesh.errors import Unavailable
 
-    found = with_timeout(find_settings(bootstrap_servers), timeout)
-    findings = check_settings(found.settings, found.origins) + run(_check(found))
+    found = with_timeout(read_settings(bootstrap_servers), timeout)
+    try:
+        found = with_kafka(found)
+        of_kafka = run(_check(found))
+    except Unavailable as error:
+        of_kafka = [Finding("kafka", Level.PROBLEM, error.message)]
+    findings = check_settings(found.settings, found.origins) + of_kafka
     if output is OutputFormat.JSON:
         print_json([finding._asdict() for finding in findings])
     else:
@@ -86,7 +92,10 @@ async def _look_at_topics(connection: Connection, brokers: int) -> list[Finding]
     names = await connection.admin.topic_names()
     infos = await connection.admin.describe([name for name in names if kind_of(name) != "record"])
     configs = await connection.admin.topic_configs(list(infos))
-    facts = [TopicFacts(*info, config=configs[info.name]) for info in infos.values()]
+    facts = [
+        TopicFacts(info.name, info.partitions, info.replication_factor, config=configs[info.name])
+        for info in infos.values()
+    ]
     return check_topics(facts, connection.settings, replication(connection.settings, brokers))
 
 

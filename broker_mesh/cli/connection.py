@@ -17,8 +17,7 @@ import typer
 
 from broker_mesh.cli.output import print_note
 from broker_mesh.contracts.registry import SCHEMAS_TOPIC, Registry
-from broker_mesh.dev.discovery import running_bootstrap_servers
-from broker_mesh.errors import SettingsError
+from broker_mesh.dev.discovery import require_bootstrap_servers
 from broker_mesh.kafka.admin import Admin
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.runtime import Runtime
@@ -60,33 +59,44 @@ def find_settings(bootstrap_servers: str | None) -> Found:
         bootstrap_servers: from the command line.
 
     Raises:
-        SettingsError: a setting is wrong, or no Kafka is named and no `mesh dev` runs.
+        SettingsError: a setting is wrong.
+        Unavailable: no Kafka is named and no `mesh dev` runs.
+    """
+    return with_kafka(read_settings(bootstrap_servers))
+
+
+def read_settings(bootstrap_servers: str | None) -> Found:
+    """Put the settings together; they may name no Kafka.
+
+    Args:
+        bootstrap_servers: from the command line.
+
+    Raises:
+        SettingsError: a setting is wrong.
     """
     settings, origins = load_with_origins(
-        {"bootstrap_servers": bootstrap_servers}, environ=os.environ, directory=Path.cwd()
+        {"bootstrap_servers": bootstrap_servers},
+        environ=os.environ,
+        directory=Path.cwd(),
+        given_by="the command line",
     )
-    if bootstrap_servers is not None:
-        origins["bootstrap_servers"] = "--bootstrap-servers"
-    if settings.bootstrap_servers is None:
-        settings, origins["bootstrap_servers"] = reachable(settings), DEV
     return Found(settings, origins)
 
 
-def reachable(settings: Settings) -> Settings:
+def with_kafka(found: Found) -> Found:
     """Give the settings with a running `mesh dev` for Kafka, where they name none.
 
     Raises:
-        SettingsError: none runs.
+        Unavailable: none runs.
     """
-    if settings.bootstrap_servers is not None:
-        return settings
-    running = running_bootstrap_servers(os.environ)
-    if running is None:
-        raise SettingsError(
-            "no Kafka is named and no 'mesh dev' runs: start one with 'mesh dev up', give --bootstrap-servers, "
-            "set MESH_BOOTSTRAP_SERVERS, or write bootstrap_servers in mesh.toml"
-        )
-    return settings.model_copy(update={"bootstrap_servers": running})
+    if found.settings.bootstrap_servers is not None:
+        return found
+    running = require_bootstrap_servers(
+        os.environ,
+        "give --bootstrap-servers, set MESH_BOOTSTRAP_SERVERS, or write bootstrap_servers in mesh.toml",
+    )
+    settings = found.settings.model_copy(update={"bootstrap_servers": running})
+    return Found(settings, {**found.origins, "bootstrap_servers": DEV})
 
 
 @asynccontextmanager
@@ -98,8 +108,8 @@ async def connected(bootstrap_servers: str | None, timeout: float | None = None)
         timeout: how long to wait for Kafka, seconds; the settings' by default.
 
     Raises:
-        SettingsError: a setting is wrong, or no Kafka is named.
-        Unavailable: Kafka can't be reached.
+        SettingsError: a setting is wrong.
+        Unavailable: no Kafka is named, or it can't be reached.
     """
     found = _announced(find_settings(bootstrap_servers))
     settings = with_timeout(found, timeout).settings
@@ -138,8 +148,8 @@ async def calling(service: str, bootstrap_servers: str | None) -> AsyncIterator[
     """Connect as a service, to call others by name.
 
     Raises:
-        SettingsError: a setting or the service's name is wrong, or no Kafka is named.
-        Unavailable: Kafka can't be reached.
+        SettingsError: a setting or the service's name is wrong.
+        Unavailable: no Kafka is named, or it can't be reached.
     """
     settings = _announced(find_settings(bootstrap_servers)).settings
     # By name, all schemas are the registry's: a folder that happens to be here says nothing about them.

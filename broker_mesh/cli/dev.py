@@ -129,14 +129,11 @@ def logs(
     files = local.log_files(_home())
     if not files:
         fail(NotFound("There are no logs, since no Kafka was started yet: run `mesh dev up`."), NOT_RUNNING)
-    try:
-        for broker, line in read(files, lines, follow=follow):
-            if output is OutputFormat.JSON:
-                typer.echo(json.dumps({"broker": broker, "line": line}, ensure_ascii=False))
-            else:
-                typer.echo(line if len(files) == 1 else f"broker {broker}: {line}")
-    except KeyboardInterrupt:  # the way to end --follow
-        return
+    for broker, line in read(files, lines, follow=follow):
+        if output is OutputFormat.JSON:
+            typer.echo(json.dumps({"broker": broker, "line": line}, ensure_ascii=False))
+        else:
+            typer.echo(line if len(files) == 1 else f"broker {broker}: {line}")
 
 
 def _home() -> Path:

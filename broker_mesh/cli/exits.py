@@ -35,7 +35,6 @@ _BY_STATUS: dict[StatusCode, ExitCode] = {
     StatusCode.NOT_FOUND: ExitCode.NOT_FOUND,
     StatusCode.UNAVAILABLE: ExitCode.UNREACHABLE,
     StatusCode.UNAUTHENTICATED: ExitCode.UNREACHABLE,
-    StatusCode.DEADLINE_EXCEEDED: ExitCode.PENDING,
 }
 
 
@@ -50,4 +49,7 @@ def exit_code(error: MeshError) -> ExitCode:
         return ExitCode.FAILED
     if isinstance(error, MessageTooLarge):
         return ExitCode.USAGE
+    if error.status is StatusCode.DEADLINE_EXCEEDED:
+        # Without a handle nothing was sent, so that nothing is pending.
+        return ExitCode.PENDING if error.handle is not None else ExitCode.FAILED
     return _BY_STATUS.get(error.status, ExitCode.FAILED)

@@ -9,11 +9,12 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from broker_mesh import naming
 from broker_mesh.cli.connection import Connection
-from broker_mesh.errors import MeshError, NotFound
+from broker_mesh.errors import MeshError, NotFound, Unavailable
 from broker_mesh.kafka.reader import Partition, TailReader, scan
 from broker_mesh.message import Record, received
 from broker_mesh.settings import nearest
@@ -82,7 +83,8 @@ async def follow(
     stop = threading.Event()
     search = None
     try:
-        new = await _follow_new(connection, name, reader, followed)
+        new: dict[Partition, int] = {}
+        await _follow_new(connection, name, reader, followed, new)
         if not new:
             raise await _not_found(connection, name)
         if since is not None:
@@ -113,29 +115,37 @@ async def _search(
     batches: asyncio.Queue[Sequence[Record] | MeshError],
     stop: threading.Event,
 ) -> None:
-    """Look again and again for topics and partitions that appear, and give all their records from the first on."""
+    """Look again and again for topics and partitions that appear, and give all their records from the first on.
+
+    While Kafka is away nothing appears; the reader goes on by itself, and so does this.
+    """
+    new: dict[Partition, int] = {}
     try:
         while True:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-            new = await _follow_new(connection, name, reader, followed)
-            async for kept in _kept(connection, new, None, stop):
-                batches.put_nowait(kept)
+            with suppress(Unavailable):
+                await _follow_new(connection, name, reader, followed, new)
+                async for kept in _kept(connection, new, None, stop):
+                    batches.put_nowait(kept)
+                new.clear()
     except MeshError as error:
         batches.put_nowait(error)
 
 
 async def _follow_new(
-    connection: Connection, name: str, reader: TailReader, followed: set[Partition]
-) -> dict[Partition, int]:
-    """Follow the partitions that are not followed yet; gives each with the offset from which it is."""
+    connection: Connection,
+    name: str,
+    reader: TailReader,
+    followed: set[Partition],
+    new: dict[Partition, int],
+) -> None:
+    """Follow the partitions that are not followed yet; notes each in `new`, with the offset from which it is."""
     topics = choose_topics(name, await connection.admin.topic_names())
     described = await connection.admin.describe(topics)
     partitions = {(info.name, number) for info in described.values() for number in range(info.partitions)}
-    new: dict[Partition, int] = {}
     for partition in sorted(partitions - followed):
         new[partition] = await reader.follow(*partition)
         followed.add(partition)
-    return new
 
 
 async def _kept(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker_mesh.errors import MeshError
 
 _WIDTH_OF_A_PIPE = 160
+_UNBOUNDED = 100_000
 
 
 class OutputFormat(StrEnum):
@@ -72,7 +73,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: S
         table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    stdout().print(table, highlight=False)
+    console = stdout()
+    # A name cut short can't be copied: rather longer lines than the terminal's, which it wraps.
+    needed = console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
+    console.width = max(console.width, needed)
+    console.print(table, highlight=False)
 
 
 @contextmanager

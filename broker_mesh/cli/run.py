@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -69,11 +70,14 @@ def run(
     """
     from broker_mesh.telemetry.logs import configure
 
-    if bootstrap_servers is not None:
+    if bootstrap_servers:
         os.environ["MESH_BOOTSTRAP_SERVERS"] = bootstrap_servers  # what the module's Mesh(…) reads
     configure(log_level, log_format.value)
     if workers == 1:
-        _run_here(target, health_host, health_port, output)
+        try:
+            _run_here(target, health_host, health_port, output)
+        except KeyboardInterrupt:
+            _leave(0)
     else:
         arguments = [target, "--log-level", log_level, "--log-format", log_format.value]
         _run_workers(arguments, workers, health_host, health_port, output)
@@ -105,6 +109,8 @@ def _run_here(target: str, health_host: str, health_port: int | None, output: Ou
     from broker_mesh.cli.loading import load_mesh
     from broker_mesh.cli.serving import Serving
 
+    # Until the mesh listens itself, while the module is imported: both signals end it as they do later.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     mesh = load_mesh(target, Path.cwd())
 
     async def serve() -> None:

@@ -55,7 +55,7 @@ def list_subjects(bootstrap_servers: BootstrapServers = None, output: Output = O
     )
 )
 def show(
-    subject: Annotated[str, typer.Argument(help="As `mesh schemas list` names it.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="As `mesh schemas list` names it.")],
     version: Annotated[
         int | None, typer.Option("--version", min=1, help="Default: the newest.", show_default=False)
     ] = None,
@@ -152,6 +152,10 @@ async def _judge_folder(
         if not folder.is_dir():
             raise NotFound(f"there is no folder {str(folder)!r}: name the one that holds the schema files")
         schemas = load_schema_files(folder)
+        if not schemas:
+            raise NotFound(
+                f"folder {str(folder)!r} holds no schema file: they are <service>/<version>.<name>.avsc in it"
+            )
         await read_registry(connection)
         verdicts = [_verdict(connection, subject, schema) for subject, schema in schemas.items()]
         if register and not any(verdict["problems"] for verdict in verdicts):

@@ -68,5 +68,6 @@ async def _send(
         )
     async with calling(identity, bootstrap_servers) as mesh:
         await mesh.ready(target)
-        ready = json_to_value(mesh.catalog.codec(target).schema, given)
+        codec = mesh.catalog.codec(target)
+        ready = json_to_value(codec.schema, given, codec.subject)
         return await mesh.client.send(target, ready, expires_in=expires_in, idempotency_key=idempotency_key)

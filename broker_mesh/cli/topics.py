@@ -69,7 +69,7 @@ def list_topics(bootstrap_servers: BootstrapServers = None, output: Output = Out
 
 @app.command(epilog=examples("mesh topics show fleet.v1.find-aircraft"))
 def show(
-    name: Annotated[str, typer.Argument(help="An operation, an event, or any topic.")],
+    name: Annotated[str, typer.Argument(metavar="TOPIC", help="An operation, an event, or any topic.")],
     bootstrap_servers: BootstrapServers = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -124,14 +124,17 @@ def create(
 @app.command(
     "reset-offsets",
     epilog=examples(
-        "mesh topics reset-offsets fleet.v1.find-aircraft --group fleet.v1 --to earliest --dry-run",
-        "mesh topics reset-offsets fleet.v1.find-aircraft --group fleet.v1 --to latest --yes",
+        "mesh topics reset-offsets fleet.v1.find-aircraft --group fleet --to earliest --dry-run",
+        "mesh topics reset-offsets fleet.v1.find-aircraft --group fleet --to latest --yes",
     ),
 )
 def reset_offsets(
-    topic: Annotated[str, typer.Argument(help="The topic.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="An operation, an event, or any topic.")],
     group: Annotated[
-        str, typer.Option("--group", help="The group, as in fleet.v1; it must have no members.")
+        str,
+        typer.Option(
+            "--group", help="The group, named after its service, as in fleet; it must have no members."
+        ),
     ],
     to: Annotated[
         Position, typer.Option("--to", help="earliest: handle all that is kept; latest: skip all that waits.")
@@ -198,6 +201,7 @@ async def _create(connection: Connection, name: str, event: bool) -> list[str]:
 
 
 async def _plan(connection: Connection, topic: str, group: str, to: Position) -> list[dict[str, Any]]:
+    from broker_mesh import naming
     from broker_mesh.settings import nearest
 
     described = (await connection.admin.describe([topic])).get(topic)
@@ -206,7 +210,12 @@ async def _plan(connection: Connection, topic: str, group: str, to: Position) ->
         raise NotFound(f"there is no topic {topic!r}{hint}")
     names = await connection.groups.names()
     if group not in names:
-        raise NotFound(f"there is no group {group!r}{nearest(group, names)}")
+        # A group that Kafka has dropped, or whose service has never run, is set here before the service starts.
+        if not naming.is_group(group):
+            hint = nearest(group, names) or ": a group has its service's name, as in 'fleet'"
+            raise NotFound(f"there is no group {group!r}{hint}")
+        print_note(f"Kafka knows no group {group!r} now: its offsets are set for the start of its service")
+    await connection.groups.require_no_members(group)
     committed = await connection.groups.committed(group)
     bounds = await connection.groups.bounds((topic, number) for number in range(described.partitions))
     return [

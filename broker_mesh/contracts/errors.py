@@ -6,7 +6,11 @@ kinds of `SchemaError`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
+from uuid import UUID
 
 from broker_mesh.errors import SchemaError
 from broker_mesh.status import StatusCode
@@ -60,12 +64,20 @@ class IncompatibleSchema(SchemaError):
 
 
 def shown(value: object) -> str:
-    """Give a value as it may stand in an error: short, since it may be a whole payload."""
+    """Give a value as it may stand in an error: as plain JSON has it, and short: it may be a whole payload."""
     # Cut before repr where that is possible: the repr of a payload of megabytes costs as much as the payload.
     if isinstance(value, (str, bytes)):
         text = repr(value[:_SHOWN_CHARACTERS])
-    elif isinstance(value, (list, tuple, set, frozenset, dict)):
-        return f"a {type(value).__name__} of {len(value)}"
+    elif isinstance(value, Mapping):
+        return f"an object of {len(value)}"
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        return f"an array of {len(value)}"
+    elif value is None or isinstance(value, bool):
+        text = json.dumps(value)
+    elif isinstance(value, (date, time)):  # a datetime is a date
+        text = repr(value.isoformat())
+    elif isinstance(value, (Decimal, UUID)):
+        text = repr(str(value))
     else:
         text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

@@ -26,7 +26,7 @@ from broker_mesh.contracts.strict import Misfit, compile_prepare
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def json_to_value(schema: AvroSchema, value: Any) -> Any:
+def json_to_value(schema: AvroSchema, value: Any, subject: str | None = None) -> Any:
     """Turn plain JSON into a value that `Codec.encode` takes.
 
     What is no JSON form of the schema's type is left as it is, for `encode` to name.
@@ -34,6 +34,7 @@ def json_to_value(schema: AvroSchema, value: Any) -> Any:
     Args:
         schema: of the subject.
         value: JSON values.
+        subject: what an error calls the value; by default where the schema is from.
 
     Raises:
         SchemaError: a string that should be a time, decimal, UUID or base64 is none; names the field.
@@ -43,7 +44,7 @@ def json_to_value(schema: AvroSchema, value: Any) -> Any:
     try:
         return _converted(form, value, named)
     except Misfit as misfit:
-        raise misfit.as_error(schema.where) from misfit
+        raise misfit.as_error(subject or schema.where) from misfit
 
 
 def value_to_json(value: Any) -> Any:

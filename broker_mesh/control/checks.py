@@ -16,7 +16,7 @@ from broker_mesh.settings import Settings
 
 _DAY_MS = 86_400_000
 _LONG_SESSION_SECONDS = 30.0
-_SECRET_WORDS = ("password", "secret", "key.pem", "token", "jaas")
+_SECRET_WORDS = ("password", "passphrase", "secret", "key.pem", "token", "jaas")
 
 
 class Level(StrEnum):
@@ -74,17 +74,13 @@ def check_settings(settings: Settings, origins: Mapping[str, str]) -> list[Findi
 
     Args:
         settings: all of them.
-        origins: where each that is not a default was found.
+        origins: where each that is not a default was found, by its name; Kafka's properties by `kafka.` and theirs.
     """
     section = "settings"
     findings = []
     for name, origin in origins.items():
-        value = getattr(settings, name)
-        shown = (
-            ", ".join(f"{key}={_masked(key, part)}" for key, part in value.items())
-            if name == "kafka"
-            else value
-        )
+        prefix, _, key = name.partition(".")
+        shown = _masked(key, settings.kafka[key]) if prefix == "kafka" else getattr(settings, name)
         findings.append(Finding(section, Level.FINE, f"{name} = {shown} (from {origin})"))
     if settings.concurrency > settings.max_in_flight:
         findings.append(

@@ -111,6 +111,8 @@ def down(home: Path, delete_data: bool = False, progress: Progress = silent) -> 
         for directory in _directories(home):
             state = load(directory)
             if state is None:
+                if _is_ephemeral(directory):  # of an `up` that was interrupted; nobody wants it any more
+                    shutil.rmtree(directory)
                 continue
             if state.running:
                 progress(Step("Stopping Kafka"))

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from broker_mesh.errors import MeshError, NotFound, Unauthenticated, Unavailable
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
-from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.kafka.outages import LastErrors
 from broker_mesh.kafka.topics import TopicSpec
 from broker_mesh.settings import Settings
 
@@ -40,11 +40,12 @@ _NOT_SERVED = frozenset(
 
 
 class TopicInfo(NamedTuple):
-    """A topic as Kafka describes it."""
+    """A topic as Kafka describes it; its id tells it from a deleted one of the same name (KIP-516)."""
 
     name: str
     partitions: int
     replication_factor: int
+    id: str
 
 
 class Admin:
@@ -61,9 +62,10 @@ class Admin:
     def __init__(self, settings: Settings, client_id: str) -> None:
         self._settings = settings
         self._timeout = settings.connect_timeout_seconds
-        self._outages = OutageLog("admin client")
+        self._errors = LastErrors()
+        self._has_connected = False
         properties = config.without(
-            config.common(settings, client_id=client_id, on_error=self._outages),
+            config.common(settings, client_id=client_id, on_error=self._errors),
             config.CONSUMER_ONLY + config.PRODUCER_ONLY,
         )
         try:
@@ -82,6 +84,7 @@ class Admin:
             cluster = await asyncio.wrap_future(self._client.describe_cluster(request_timeout=self._timeout))
         except KafkaException as error:
             raise self._unreachable(error) from error
+        self._has_connected = True
         return len(cluster.nodes)
 
     async def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
@@ -102,7 +105,7 @@ class Admin:
                     continue
                 raise self._failed(error, f"describing topic {name!r}") from error
             replicas = min((len(partition.replicas) for partition in topic.partitions), default=0)
-            found[name] = TopicInfo(name, len(topic.partitions), replicas)
+            found[name] = TopicInfo(name, len(topic.partitions), replicas, str(topic.topic_id))
         return found
 
     async def topic_names(self) -> list[str]:
@@ -246,12 +249,15 @@ class Admin:
 
     def _unreachable(self, error: KafkaException) -> MeshError:
         servers = self._settings.bootstrap_servers
-        # A refused login and a TLS mismatch reach the caller as time-outs; what librdkafka said before tells more.
-        last = self._outages.last_error
-        cause = last or translate(error, "connecting").message
-        if self._outages.security_error:
+        # Each failure reaches the caller as a time-out. Why, librdkafka tells whoever polls, which an admin client
+        # needs for nothing else.
+        while self._client.poll(0):
+            pass
+        cause = self._errors.last_error or translate(error, "connecting").message
+        # Once a login was accepted, a handshake that fails is part of an outage, to be waited out.
+        if self._errors.security_error and not self._has_connected:
             return Unauthenticated(
-                f"Kafka at {servers} refuses the connection: {self._outages.security_error}; "
+                f"Kafka at {servers} refuses the connection: {self._errors.security_error}; "
                 "check the [kafka] table of mesh.toml (security.protocol, ssl.*, sasl.*)"
             )
         return Unavailable(

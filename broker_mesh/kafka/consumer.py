@@ -4,8 +4,9 @@ On the way of a message: where it enters a service. Every call on librdkafka's c
 thread (a call from another starves behind the poll loop); the event loop gets batches and events from it in
 the order in which they happened, and hands it commits.
 
-Flow control: the thread counts what it has delivered, the loop what it has finished. At `max_in_flight` all
-partitions are paused while polling goes on, so that slow handlers never cost the membership.
+Flow control: the thread counts what it has delivered of each topic, the loop what it has finished. At `max_in_flight`
+the topic is paused while polling goes on, so that slow handlers never cost the membership. Each topic by itself: one
+operation's handlers may wait for another's, which has to go on then.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ logger = logging.getLogger(__name__)
 Partition: TypeAlias = tuple[str, int]
 
 
+NOTHING_COMMITTED = -1
+
+
 class Position(NamedTuple):
     """An offset within one assignment of a partition.
 
     Args:
         epoch: counts assignments; what belongs to an earlier one is never committed.
-        offset: where reading starts (0 where nothing is committed), or what is to be committed.
+        offset: where reading starts (`NOTHING_COMMITTED` for the first record that is kept), or what is to be
+            committed.
     """
 
     epoch: int
@@ -77,8 +82,8 @@ class GroupListener(Protocol):
         """
         ...
 
-    def committed(self, topics: Collection[str]) -> None:
-        """Note that the group has committed on these topics, for the first time in this process."""
+    def committed(self, partitions: Collection[Partition]) -> None:
+        """Note that the group has committed on these partitions, for the first time in this process."""
 
     def lost(self, partitions: Sequence[Partition]) -> None:
         """Fence partitions that another member may own already: nothing more may be committed or sent."""
@@ -127,13 +132,14 @@ class GroupConsumer:
         self._epoch = 0
         self._commits: queue.SimpleQueue[Positions] = queue.SimpleQueue()
         self._commits_open = 0
-        self._committed_topics: set[str] = set()
-        self._delivered = 0  # written by the thread alone
-        self._finished = 0  # written by the loop alone
-        self._paused = False
+        self._ever_committed: set[Partition] = set()
+        self._sent: dict[Partition, Position] = {}  # the last commit of each partition that is assigned
+        self._delivered = dict.fromkeys(topics, 0)  # written by the thread alone
+        self._finished = dict.fromkeys(topics, 0)  # written by the loop alone
+        self._full: set[str] = set()
         self._hold: frozenset[Partition] = frozenset()  # replaced by the loop, read by the thread
         self._stopped: set[Partition] = set()  # what librdkafka was told to pause
-        self._failed_commits: dict[Partition, Position] = {}
+        self._failed_commits: set[Partition] = set()
         self._commit_again_at = 0.0
         self._draining = threading.Event()
         self._closing = threading.Event()
@@ -143,9 +149,9 @@ class GroupConsumer:
         """Join the group and begin to deliver."""
         self._thread.start()
 
-    def finished(self, count: int) -> None:
-        """Note that records are no longer in flight: settled, or given back."""
-        self._finished += count
+    def finished(self, topic: str, count: int) -> None:
+        """Note that records of a topic are no longer in flight: settled, or given back."""
+        self._finished[topic] += count
 
     def commit(self, positions: Positions) -> None:
         """Commit offsets, soon and without waiting; a failure is logged, and tried again."""
@@ -218,7 +224,8 @@ class GroupConsumer:
                 batch.append(record)
         if batch:
             self.outages.healed()
-            self._delivered += len(batch)
+            for record in batch:
+                self._delivered[record.topic] += 1
             self._tell(self._listener.received, batch)
 
     def _judge(self, error: KafkaError, message: KafkaMessage) -> None:
@@ -246,13 +253,14 @@ class GroupConsumer:
         logger.warning("%s; the consumer goes on", translated.message)
 
     def _control_flow(self) -> None:
-        in_flight = self._delivered - self._finished
-        full = self._draining.is_set() or in_flight >= self._max_in_flight
-        if full:
-            self._paused = True
-        elif in_flight <= self._max_in_flight // 2:
-            self._paused = False
-        held = set(self._assigned) if self._paused else set(self._hold & self._assigned.keys())
+        for topic, delivered in self._delivered.items():
+            in_flight = delivered - self._finished[topic]
+            if in_flight >= self._max_in_flight:
+                self._full.add(topic)
+            elif in_flight <= self._max_in_flight // 2:
+                self._full.discard(topic)
+        rests = self._draining.is_set()
+        held = {key for key in self._assigned if rests or key[0] in self._full or key in self._hold}
         if held - self._stopped:
             self._consumer.pause(_places(held - self._stopped))
         if self._stopped - held:
@@ -260,15 +268,20 @@ class GroupConsumer:
         self._stopped = held
 
     def _send_commits(self) -> None:
-        """Send the newest of the positions that are queued, and of those whose last commit failed a while ago."""
+        """Send the newest of the positions that are queued, and once a second those whose last commit failed."""
         newest: dict[Partition, Position] = {}
         if self._failed_commits and time.monotonic() >= self._commit_again_at:
-            newest, self._failed_commits = self._failed_commits, {}
+            failed, self._failed_commits = self._failed_commits, set()
+            newest = {key: self._sent[key] for key in failed if key in self._sent}
         while not self._commits.empty():
             for key, position in self._commits.get_nowait().items():
                 newest[key] = max(position, newest.get(key, position))
-        owned = self._owned(newest)
+        self._commit_owned(newest)
+
+    def _commit_owned(self, positions: Positions) -> None:
+        owned = self._owned(positions)
         if owned:
+            self._sent.update({key: position for key, position in positions.items() if key in self._assigned})
             self._commit_without_waiting(owned)
 
     def _commit_without_waiting(self, offsets: list[TopicPartition]) -> None:
@@ -285,21 +298,26 @@ class GroupConsumer:
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         self._commits_open -= 1
-        if error is None:
+        if error is not None and error.code() == KafkaError._NO_OFFSET:
+            return
+        problems = {_key(place): place.error or error for place in partitions}
+        failed = {key for key, problem in problems.items() if problem is not None}
+        if failed:
+            logger.warning(
+                "a commit of group %s on %s failed: %s; it is tried again",
+                self._group,
+                _names(sorted(failed)),
+                next(problem.str() for problem in problems.values() if problem is not None),
+            )
+            self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_SECONDS
+            # What was sent last is what is tried again; where it was given up meanwhile, the new owner goes on.
+            self._failed_commits |= failed & self._sent.keys()
+        else:
             self.outages.healed()
-            first = {place.topic for place in partitions if place.error is None} - self._committed_topics
-            if first:
-                self._committed_topics |= first
-                self._tell(self._listener.committed, first)
-            return
-        if error.code() == KafkaError._NO_OFFSET:
-            return
-        logger.warning("a commit of group %s failed: %s; it is tried again", self._group, error.str())
-        self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_SECONDS
-        for place in partitions:
-            epoch = self._assigned.get(_key(place))
-            if epoch is not None:  # where it was given up meanwhile, the new owner runs the records again
-                self._failed_commits[_key(place)] = Position(epoch, place.offset)
+        first = problems.keys() - failed - self._ever_committed
+        if first:
+            self._ever_committed |= first
+            self._tell(self._listener.committed, first)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         keys = [_key(partition) for partition in partitions]
@@ -307,7 +325,7 @@ class GroupConsumer:
         positions = {}
         for place in committed:
             self._epoch += 1
-            positions[_key(place)] = Position(self._epoch, max(place.offset, 0))
+            positions[_key(place)] = Position(self._epoch, max(place.offset, NOTHING_COMMITTED))
         starts = [
             TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING)
             for p in committed
@@ -331,11 +349,9 @@ class GroupConsumer:
         if not keys:
             return
         if not self._closing.is_set():  # else drained already, and the last commit is on its way
-            owned = self._owned(self._drained(keys))
-            if owned:
-                # Without waiting: it goes out before the revocation is confirmed, and a broker that is away would
-                # hold us here until it is back. What does not arrive is run again by the new owner.
-                self._commit_without_waiting(owned)
+            # Without waiting: it goes out before the revocation is confirmed, and a broker that is away would hold
+            # us here until it is back. What does not arrive is run again by the new owner.
+            self._commit_owned(self._drained(keys))
         self._forget(keys)
         logger.info("group %s: gave up %s", self._group, _names(keys))
 
@@ -362,7 +378,9 @@ class GroupConsumer:
         for key in keys:
             del self._assigned[key]
             self._stopped.discard(key)
-            self._failed_commits.pop(key, None)
+            self._failed_commits.discard(key)
+            self._sent.pop(key, None)
+        self._hold -= set(keys)
 
     def _finish(self) -> None:
         self._consumer.pause(self._consumer.assignment())

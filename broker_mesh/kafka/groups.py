@@ -147,6 +147,19 @@ class Groups:
         first, end = await asyncio.gather(self._offsets(wanted, earliest), self._offsets(wanted, latest))
         return {key: Bounds(first[key], end[key]) for key in wanted}
 
+    async def require_no_members(self, group: str) -> None:
+        """Refuse a group that works: its offsets are its own then.
+
+        Raises:
+            FailedPrecondition: it has members.
+            MeshError: Kafka can't be asked.
+        """
+        found = (await self.describe([group]))[group]
+        if found.members or found.state not in _WITHOUT_MEMBERS:
+            raise FailedPrecondition(
+                f"group {group!r} has {len(found.members)} members ({found.state}): stop its service first"
+            )
+
     async def reset(self, group: str, offsets: Mapping[Partition, int]) -> None:
         """Set the committed offsets of a group that has no members.
 
@@ -154,11 +167,7 @@ class Groups:
             FailedPrecondition: it has members; nothing is changed.
             MeshError: Kafka refuses.
         """
-        found = (await self.describe([group]))[group]
-        if found.members or found.state not in _WITHOUT_MEMBERS:
-            raise FailedPrecondition(
-                f"group {group!r} has {len(found.members)} members ({found.state}): stop its service first"
-            )
+        await self.require_no_members(group)
         places = [TopicPartition(*key, offset) for key, offset in offsets.items()]
         (future,) = self._client.alter_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout

@@ -1,14 +1,14 @@
-"""The ledger of groups: on which topics a group has ever committed, so that losing its offsets is noticed.
+"""The ledger of groups: where a group has ever committed, so that losing its offsets is noticed.
 
-On the way of a message: before it. Kafka drops the offsets of a group that had no member for
-`offsets.retention.minutes` (7 days by default), while requests are kept 30 days. To a consumer such a group looks
-new: it would run all of its past again. The ledger is a compacted topic that remembers.
+On the way of a message: before it. Kafka drops offsets that were not committed anew for `offsets.retention.minutes`
+(7 days by default) once their group is empty, each partition's by itself, while requests are kept 30 days. To a
+consumer such a partition looks new: it would run all of its past again. The ledger is a compacted topic that remembers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, TypeAlias
 
 from broker_mesh.errors import DataLoss
 from broker_mesh.kafka.table import CompactedTable
@@ -19,12 +19,26 @@ Partition: TypeAlias = tuple[str, int]
 LEDGER_TOPIC = "_mesh.groups"
 
 
+class Held(NamedTuple):
+    """What a partition holds.
+
+    Args:
+        topic_id: of its topic; one that was deleted and made anew has another (KIP-516).
+        first: offset of the first record that is kept.
+        end: offset that the next record gets.
+    """
+
+    topic_id: str
+    first: int
+    end: int
+
+
 class GroupLedger:
-    """The ledger, as one service sees it. Blocking.
+    """The ledger, as one group sees it. Blocking.
 
     Args:
         settings: with `bootstrap_servers` set.
-        group: the service's consumer group.
+        group: the consumer group.
         client_id: how brokers name this client.
     """
 
@@ -32,43 +46,52 @@ class GroupLedger:
         self._group = group
         self._table = CompactedTable(settings, LEDGER_TOPIC, client_id=client_id, create=True)
 
-    def topics(self) -> frozenset[str]:
-        """Read on which topics the group has committed before.
+    def entries(self) -> dict[Partition, str]:
+        """Read on which partitions the group has committed before, each with the id its topic had then.
 
         Raises:
             MeshError: Kafka can't be asked.
         """
         self._table.read_to_end()
-        prefix = f"{self._group}/".encode()
-        return frozenset(
-            key.removeprefix(prefix).decode() for key in self._table.items if key.startswith(prefix)
-        )
+        found = {}
+        for key, topic_id in self._table.items.items():
+            group, topic, partition = key.decode().split("/")
+            if group == self._group:
+                found[topic, int(partition)] = topic_id.decode()
+        return found
 
-    def key(self, topic: str) -> bytes:
-        """Give the key under which it stands that the group has committed on a topic; the value is `b"1"`."""
-        return f"{self._group}/{topic}".encode()
+    def key(self, partition: Partition) -> bytes:
+        """Give the key under which it stands that the group has committed on a partition; the value is the topic id."""
+        topic, number = partition
+        return f"{self._group}/{topic}/{number}".encode()
 
 
 def refuse_lost_offsets(
-    group: str, known: Iterable[str], committed: Collection[Partition], ends: Mapping[Partition, int]
+    group: str,
+    entries: Mapping[Partition, str],
+    committed: Collection[Partition],
+    held: Mapping[Partition, Held],
 ) -> None:
-    """Let a group start unless it has worked on a topic before and Kafka no longer knows how far.
+    """Let a group start unless it has worked on a partition before and Kafka no longer knows how far.
 
     Args:
         group: the consumer group.
-        known: topics on which it has committed, by the ledger.
+        entries: partitions on which it has committed, by the ledger, with the ids of their topics.
         committed: partitions for which Kafka has an offset of the group.
-        ends: of the partitions of those topics, the offset of the next record.
+        held: what the partitions that the group is about to read hold.
 
     Raises:
-        DataLoss: it has; the sentence says how to choose where to go on.
+        DataLoss: there is one whose position is lost and that holds records; the sentence says how to choose where
+            to go on.
     """
-    kept = {topic for topic, _ in committed}
-    for topic in sorted(known):
-        holds_records = any(end > 0 for (name, _), end in ends.items() if name == topic)
-        if topic not in kept and holds_records:
+    for partition in sorted(held):
+        holds = held[partition]
+        known = entries.get(partition) == holds.topic_id
+        if known and partition not in committed and holds.end > holds.first:
+            topic, number = partition
             raise DataLoss(
-                f"Kafka has dropped the offsets of group {group!r} on {topic} (offsets.retention.minutes of the "
-                "brokers is shorter than the service was away); say where to go on with 'mesh topics reset-offsets "
-                f"{topic} --group {group} --to earliest' (handles again what is kept) or '--to latest' (skips it)"
+                f"Kafka has dropped the offset of group {group!r} on {topic} partition {number}: "
+                "offsets.retention.minutes of the brokers is shorter than it was idle; say where to go on with 'mesh "
+                f"topics reset-offsets {topic} --group {group} --to earliest' (handles again what is kept) or "
+                "'--to latest' (skips it)"
             )

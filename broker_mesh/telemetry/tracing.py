@@ -149,7 +149,7 @@ def _resource(service: str, version: str, instance: str) -> Resource:
 def _console() -> SpanExporter:
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-    return ConsoleSpanExporter(out=sys.stdout)
+    return ConsoleSpanExporter(out=sys.stderr)  # results alone go to stdout
 
 
 def _otlp(environ: Mapping[str, str]) -> SpanExporter:

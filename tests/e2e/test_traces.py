@@ -55,7 +55,7 @@ async def test_a_trace_is_continuous_over_services_calls_and_events(
     handled = next(span for span in spans if span.name == "process fleet.v1.find-aircraft")
     assert handled.attributes["messaging.system"] == "kafka"
     assert handled.attributes["messaging.destination.name"] == "fleet.v1.find-aircraft"
-    assert handled.attributes["messaging.consumer.group.name"] == "fleet.v1"
+    assert handled.attributes["messaging.consumer.group.name"] == "fleet"
     assert handled.attributes["mesh.outcome"] == "done"
     # The same ids stand in the logs of the handler.
     lines = [json.loads(line) for line in processes.log_of(1).read_text().splitlines()]

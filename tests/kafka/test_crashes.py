@@ -32,7 +32,7 @@ CALLEE_STEPS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def short_sessions(kafka: EmbeddedKafka) -> None:
-    shorten_sessions(kafka.bootstrap_servers, "fleet.v1")
+    shorten_sessions(kafka.bootstrap_servers, "fleet")
 
 
 @pytest.mark.parametrize("step", CALLEE_STEPS)

@@ -197,5 +197,5 @@ def test_logs_follow_what_is_written(dev: Dev) -> None:
         log.write_text("new\n")
         assert logs.stdout.readline() == "new\n"
         logs.send_signal(signal.SIGINT)
-        assert logs.wait(30) == 0
+        assert logs.wait(30) == 130
         stop.cancel()

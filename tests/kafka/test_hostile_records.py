@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from confluent_kafka import Producer as PlainProducer
 
 from broker_mesh import StatusCode
 from broker_mesh.dev.cluster import EmbeddedKafka
@@ -17,50 +16,25 @@ from broker_mesh.replies import HandleToken
 from broker_mesh.settings import Settings
 from tests.kafka.test_bad_input import Echo, bench
 from tests.support.dead_letters import DeadLetters
+from tests.support.raw_producer import write_raw
 
 PATIENCE = 40.0
 
 
-def _write_raw(kafka: EmbeddedKafka, topic: str, partition: int, headers: list[tuple[str, bytes]]) -> None:
-    producer = PlainProducer({"bootstrap.servers": kafka.bootstrap_servers})
-    producer.produce(topic, value=b"\x00", partition=partition, headers=headers)
-    assert producer.flush(20) == 0
-
-
-def _garble_header_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """confluent_kafka can't write a header name that is not UTF-8, but others can: have reading one fail as it does."""
-    import broker_mesh.kafka.records as records
-
-    class Unreadable:
-        def __init__(self, message: object) -> None:
-            self._message = message
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._message, name)
-
-        def headers(self) -> object:
-            read = self._message.headers()  # type: ignore[attr-defined]
-            if read and read[0][0] == "garble":
-                raise SystemError("returned a result with an exception set")
-            return read
-
-    original = records.to_record
-    for module in ("broker_mesh.kafka.consumer", "broker_mesh.kafka.reader"):
-        monkeypatch.setattr(f"{module}.to_record", lambda message: original(Unreadable(message)))  # type: ignore[arg-type]
-
-
 async def test_headers_that_can_not_be_read_harm_neither_the_service_nor_its_callers(
-    kafka: EmbeddedKafka, dead_letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+    kafka: EmbeddedKafka, dead_letters: DeadLetters
 ) -> None:
-    _garble_header_name(monkeypatch)
     async with bench(kafka) as on:
-        await on.still_works()
+        for _ in range(100):  # what CPython has specialised by now behaves otherwise than what is cold
+            await on.still_works()
         address = await on.caller._connected()._replies.address()
-        await asyncio.to_thread(_write_raw, kafka, on.echo.name, 0, [("garble", b"")])
-        await asyncio.to_thread(_write_raw, kafka, address.topic, address.partition, [("garble", b"")])
+        servers, garbled = kafka.bootstrap_servers, [(b"\xff\xfe", b"x")]
+        await asyncio.to_thread(write_raw, servers, on.echo.name, 0, b"poison", garbled)
+        await asyncio.to_thread(write_raw, servers, address.topic, address.partition, b"poison", garbled)
         letter = await dead_letters.next(on.echo.name)
         await on.still_works()
     assert "not UTF-8" in (letter.envelope.status_message or "")
+    assert letter.value == b"poison"
 
 
 @pytest.mark.parametrize(

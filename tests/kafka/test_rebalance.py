@@ -22,7 +22,7 @@ KEYS = 30
 
 @pytest.fixture(autouse=True)
 def short_sessions(kafka: EmbeddedKafka) -> None:
-    shorten_sessions(kafka.bootstrap_servers, "fleet.v1")
+    shorten_sessions(kafka.bootstrap_servers, "fleet")
 
 
 async def test_requests_survive_members_that_join_leave_stall_and_die(

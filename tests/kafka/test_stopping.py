@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
 import signal
+import sys
 import threading
 
 import pytest
 
-from broker_mesh import Context, MeshError, Operation
+from broker_mesh import Context, Mesh, MeshError, Operation, Retry
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.errors import DataLoss, FailedPrecondition
 from broker_mesh.kafka.groups import Groups
@@ -50,7 +53,7 @@ async def test_a_stop_that_is_cut_short_leaves_no_member_behind(kafka: EmbeddedK
         with pytest.raises(asyncio.CancelledError):
             await serving
         async with asyncio.timeout(PATIENCE):
-            while await _members(kafka, f"{mesh.service}.v1"):
+            while await _members(kafka, mesh.service):
                 await asyncio.sleep(0.1)
 
 
@@ -134,7 +137,7 @@ async def test_a_consumer_that_fails_stops_its_service_and_leaves_the_group(
             await caller.call(ask, Ask(key="a"))
             await asyncio.wait_for(serving.failure(), PATIENCE)
     async with asyncio.timeout(PATIENCE):
-        while await _members(kafka, f"{mesh.service}.v1"):
+        while await _members(kafka, mesh.service):
             await asyncio.sleep(0.1)
 
 
@@ -202,8 +205,104 @@ async def test_a_group_whose_offsets_are_lost_stops_instead_of_running_all_again
         for _ in range(2):  # the second start finds the ledger and the offsets, and goes on
             async with mesh.serving():
                 await caller.request(ask, Ask(key="a"), timeout=PATIENCE)
-        await asyncio.to_thread(delete_group, kafka.bootstrap_servers, f"{mesh.service}.v1")
-        with pytest.raises(DataLoss, match="has dropped the offsets"):
+        await asyncio.to_thread(delete_group, kafka.bootstrap_servers, mesh.service)
+        with pytest.raises(DataLoss, match="has dropped the offset") as lost:
             async with mesh.serving():
                 pytest.fail("started without knowing where")
-    assert len(handled) == 2
+        assert len(handled) == 2
+        command = re.search(r"'mesh (topics reset-offsets [^']*)'", lost.value.message)
+        assert command is not None
+        await _mesh(*shlex.split(command[1]), "--yes", "--bootstrap-servers", kafka.bootstrap_servers)
+        async with mesh.serving():
+            await caller.request(ask, Ask(key="a"), timeout=PATIENCE)
+    assert len(handled) == 5  # the two from before again, and the one of now
+
+
+async def _mesh(*arguments: str) -> None:
+    command = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "broker_mesh.cli", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(command.communicate(), PATIENCE)
+    assert command.returncode == 0, said.decode()
+
+
+async def test_an_operation_that_waits_for_another_of_its_service_goes_on_when_it_is_full(
+    kafka: EmbeddedKafka,
+) -> None:
+    mesh, ask = service(kafka, max_in_flight=10)
+    inner = Operation(f"{mesh.service}.v1.inner", request=Ask, reply=Answer, key="key")
+
+    @mesh.operation(inner)
+    async def handle_inner(request: Ask, context: Context) -> Answer:
+        return Answer(text=request.key)
+
+    @mesh.operation(ask)
+    async def handle(request: Ask, context: Context) -> Answer:
+        return await context.request(inner, Ask(key=request.key))
+
+    async with mesh.serving(), make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        asked = [caller.request(ask, Ask(key=f"k{n}"), timeout=PATIENCE) for n in range(60)]
+        assert len(await asyncio.gather(*asked)) == 60
+
+
+async def test_a_plain_handler_may_call_through_a_mesh_of_its_own(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka, concurrency=2)
+    asked_mesh, asked = service(kafka)
+
+    @asked_mesh.operation(asked)
+    async def handle_asked(request: Ask, context: Context) -> Answer:
+        return Answer(text=request.key)
+
+    def blocking() -> None:
+        with make_mesh("other", kafka.bootstrap_servers).sync() as client:
+
+            @mesh.operation(ask, retry=Retry(attempts=1))
+            def handle(request: Ask, context: Context) -> Answer:
+                return client.request(asked, Ask(key=request.key), timeout=PATIENCE)
+
+            asyncio.run(serve())
+
+    async def serve() -> None:
+        async with (
+            mesh.serving(),
+            asked_mesh.serving(),
+            make_mesh("dispatch", kafka.bootstrap_servers) as caller,
+        ):
+            calls = [caller.request(ask, Ask(key=f"k{n}"), timeout=PATIENCE) for n in range(20)]
+            assert len(await asyncio.gather(*calls)) == 20
+
+    await asyncio.to_thread(blocking)
+
+
+async def test_a_partition_that_rested_takes_records_again_when_it_comes_back(kafka: EmbeddedKafka) -> None:
+    name = service(kafka)[0].service
+    ask = Operation(f"{name}.v1.ask", request=Ask, reply=Answer, key="key")
+    stuck = asyncio.Event()
+
+    def instance() -> Mesh:
+        mesh = make_mesh(
+            name, kafka.bootstrap_servers, max_in_flight=10, partitions=2, kafka={"group.protocol": "classic"}
+        )
+
+        @mesh.operation(ask)
+        async def handle(request: Ask, context: Context) -> Answer:
+            if request.key == "stuck":
+                await stuck.wait()
+            return Answer(text=request.key)
+
+        return mesh
+
+    async with instance().serving() as first, make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        held = await caller.call(ask, Ask(key="stuck"))
+        others = []
+        async with asyncio.timeout(PATIENCE):
+            while not first._held:  # how much is done behind the stuck one is looked at when more comes
+                others.append(await caller.call(ask, Ask(key=f"k{len(others)}")))
+                await asyncio.sleep(0.02)
+        others += [await caller.call(ask, Ask(key=f"more-{n}")) for n in range(40)]
+        async with instance().serving() as second, asyncio.timeout(PATIENCE):
+            while not second.partitions:  # an eager rebalance takes everything away and gives half of it back
+                await asyncio.sleep(0.05)
+        stuck.set()
+        replies = await asyncio.gather(*(handle.reply(PATIENCE) for handle in [held, *others]))
+    assert len(replies) == len(others) + 1

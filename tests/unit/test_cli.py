@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
+import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,15 @@ from broker_mesh.cli import execute
 from broker_mesh.cli.exits import ExitCode, exit_code, is_answer
 from broker_mesh.cli.json_input import read_object
 from broker_mesh.cli.options import duration
-from broker_mesh.errors import InvalidArgument, MeshError, MessageTooLarge, SchemaError, SettingsError
+from broker_mesh.cli.output import print_table
+from broker_mesh.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    MeshError,
+    MessageTooLarge,
+    SchemaError,
+    SettingsError,
+)
 from broker_mesh.status import StatusCode
 
 HEAVY = ("confluent_kafka", "pydantic", "fastavro", "opentelemetry", "rich", "asyncio")
@@ -95,6 +107,20 @@ def test_every_help_has_examples_and_every_command_an_output_option(
     assert "Examples:" in text
     assert f"mesh {' '.join(command)}" in text.partition("Examples:")[2]
     assert "--output" in text
+    arguments = text.partition("[OPTIONS]")[2].splitlines()[0]
+    assert arguments == arguments.upper()
+
+
+@pytest.mark.parametrize("group", [[], ["dev"], ["topics"], ["schemas"]], ids=" ".join)
+def test_no_summary_in_a_list_of_commands_is_cut_short(
+    group: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    assert execute([*group, "--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2].partition("Examples:")[0]
+    assert commands
+    assert "..." not in commands
 
 
 def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +159,10 @@ def test_the_exit_code_of_an_error_of_this_side(status: StatusCode, code: int) -
     assert exit_code(MeshError.of(status, "why", handle="mesh1.x")) == code
 
 
+def test_nothing_is_pending_where_nothing_was_sent() -> None:
+    assert exit_code(DeadlineExceeded("expired before it was sent")) == 1
+
+
 @pytest.mark.parametrize("status", [status for status in StatusCode if status is not StatusCode.OK])
 def test_an_answer_is_always_exit_code_1(status: StatusCode) -> None:
     answer = MeshError.of(status, "why", attempts=1, handle="mesh1.x")
@@ -150,9 +180,32 @@ def test_what_does_not_fit_is_wrong_usage(error: MeshError) -> None:
 
 def test_no_kafka_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = failed(capsys, "topics", "list")
-    assert code == 2
+    assert code == 4
     assert said.count("\n") == 1
     assert "mesh dev up" in said
+
+
+def test_no_kafka_is_a_finding_of_check(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mesh.toml").write_text("partitions = 3\n")
+    assert execute(["check", "-o", "json"]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    assert [(finding["section"], finding["level"]) for finding in findings] == [
+        ("settings", "fine"),
+        ("kafka", "problem"),
+    ]
+    assert "mesh dev up" in findings[1]["what"]
+
+
+def test_a_run_without_kafka_ends_as_any_other_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("lonely.py").write_text(
+        "from pydantic import BaseModel\nfrom broker_mesh import Mesh, Operation\n"
+        "class Ask(BaseModel):\n    key: str\n"
+        "mesh = Mesh('lonely')\n"
+        "@mesh.operation(Operation('lonely.v1.ask', request=Ask))\ndef ask(request, context):\n    pass\n"
+    )
+    code, said = failed(capsys, "run", "lonely:mesh", "--bootstrap-servers", "")
+    assert code == 4
+    assert "no Kafka is named" in said
 
 
 def test_a_wrong_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +233,7 @@ def test_a_wrong_setting(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "fleet:fleet", "--log-level", "loud"], "'loud' is unknown"),
         (["run", "fleet:fleet", "--workers", "0"], "--workers"),
         (["topics", "reset-offsets", "t", "--group", "g", "--to", "middle"], "middle"),
+        (["check", "--bootstrap-servers", "k"], "the command line: bootstrap_servers: 'k' is no address"),
         (["teleport"], "teleport"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -198,6 +252,96 @@ def test_an_event_is_published_by_its_owner_alone(capsys: pytest.CaptureFixture[
     assert "--as fleet" in said
 
 
+def test_an_event_is_not_called(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = failed(capsys, "call", "fleet.v1.events.retired", '{"tailnum": "N1"}')
+    assert code == 2
+    assert "mesh send fleet.v1.events.retired … --as fleet" in said
+
+
+@pytest.mark.parametrize("command", [["--help"], ["dev", "status"], ["dev", "status", "-o", "json"]])
+@pytest.mark.parametrize(
+    ("stdout", "reason"), [("> /dev/full", "No space left on device"), (">&-", "stdout is closed")]
+)
+def test_a_result_that_can_not_be_written_is_one_sentence(
+    command: list[str], stdout: str, reason: str
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    line = f"{shlex.quote(sys.executable)} -m broker_mesh.cli {' '.join(command)} {stdout}"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: the result can't be written: {reason}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_it_imports_has_stopped(number: signal.Signals) -> None:
+    Path("slow.py").write_text(
+        "import threading\nprint('importing', flush=True)\nthreading.Event().wait(60)\n"
+    )
+    command = [sys.executable, "-m", "broker_mesh.cli", "run", "slow:mesh"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said == ""
+
+
+def test_an_interruption_while_the_commands_are_imported_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "broker_mesh.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "broker_mesh.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert execute(["--help"]) == 130
+
+
+def test_a_name_in_a_table_is_never_cut_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    print_table(["NAME", "PARTITIONS"], [["fleet.v1.find-aircraft", "6"]])
+    assert "fleet.v1.find-aircraft" in capsys.readouterr().out
+
+
+def test_sending_and_the_reply_share_one_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    class Handle:
+        operation = "fleet.v1.find-aircraft"
+
+        async def reply(self, timeout: float) -> dict[str, Any]:
+            waited.append(timeout)
+            return {}
+
+    class Connected:
+        client: Any = None
+
+        async def call(self, *_: object, **__: object) -> Handle:
+            await asyncio.sleep(0.05)
+            return Handle()
+
+    @asynccontextmanager
+    async def calling(*_: object) -> AsyncIterator[Connected]:
+        connected = Connected()
+        connected.client = connected
+        yield connected
+
+    async def ready_body(*_: object) -> dict[str, Any]:
+        return {}
+
+    monkeypatch.setattr("broker_mesh.cli.connection.calling", calling)
+    monkeypatch.setattr("broker_mesh.cli.call._ready_body", ready_body)
+    assert execute(["call", "fleet.v1.find-aircraft", "{}", "--timeout", "60"]) == 0
+    assert waited[0] < 60 - 0.04
+
+
 def test_a_broken_pipe_is_quiet() -> None:
     """The reader is gone before a byte is written."""
     read, write = os.pipe()
@@ -212,6 +356,7 @@ def test_a_broken_pipe_is_quiet() -> None:
     finally:
         os.close(write)
     assert done.stderr == b""
+    assert done.returncode == 1
 
 
 # ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -151,11 +151,13 @@ def test_a_failure_must_fit_into_the_topics_beside() -> None:
 
 
 def test_settings_name_their_origin_and_hide_secrets() -> None:
-    settings = Settings(kafka={"sasl.username": "fleet", "sasl.password": "hunter2"}, schemas=Path("avro"))
-    origins = {"kafka": "mesh.toml", "schemas": "the environment"}
+    secrets = {"sasl.password": "hunter2", "sasl.oauthbearer.assertion.private.key.passphrase": "hunter2"}
+    settings = Settings(kafka={"sasl.username": "fleet", **secrets}, schemas=Path("avro"))
+    origins = {f"kafka.{name}": "the environment" for name in secrets}
+    origins |= {"kafka.sasl.username": "mesh.toml", "schemas": "the environment"}
     said = "\n".join(finding.what for finding in check_settings(settings, origins))
-    assert "sasl.username=fleet" in said
-    assert "from mesh.toml" in said
+    assert "kafka.sasl.username = fleet (from mesh.toml)" in said
+    assert "kafka.sasl.password = … (from the environment)" in said
     assert "hunter2" not in said
 
 

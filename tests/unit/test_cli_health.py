@@ -73,3 +73,8 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(url: str) -> None:
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SettingsError, match="--health-port"):
         HealthServer("127.0.0.1", taken.getsockname()[1], Service().look)
+
+
+def test_a_host_that_is_none_names_both_options(service: Service) -> None:
+    with pytest.raises(SettingsError, match="another --health-host or --health-port"):
+        HealthServer("no such host", 0, service.look)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -13,6 +15,7 @@ from broker_mesh.contracts.codec import (
     json_to_value,
     value_to_json,
 )
+from broker_mesh.contracts.errors import shown
 from broker_mesh.errors import SchemaError
 from tests.support.contracts import (
     EVERYTHING,
@@ -59,6 +62,24 @@ def test_json_that_is_no_value(kind: Any, text: str, problem: str) -> None:
         json_to_value(schema, {"list": [text]})
     assert "field 'list[0]': " in caught.value.message
     assert problem in caught.value.message
+    with pytest.raises(SchemaError, match=r": fleet\.v1\.find-aircraft-value: field"):
+        json_to_value(schema, {"list": [text]}, "fleet.v1.find-aircraft-value")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (False, "false"),
+        (datetime(2013, 1, 1, 5, 17), "'2013-01-01T05:17:00'"),
+        (Decimal("1.5"), "'1.5'"),
+        (UUID(int=1), "'00000000-0000-0000-0000-000000000001'"),
+        ({"a": 1}, "an object of 1"),
+        ([1, 2], "an array of 2"),
+    ],
+)
+def test_an_error_shows_a_value_as_json_has_it(value: object, text: str) -> None:
+    assert shown(value) == text
 
 
 @pytest.mark.parametrize(

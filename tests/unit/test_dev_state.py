@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from broker_mesh.dev import processes
-from broker_mesh.dev.discovery import running_bootstrap_servers
+from broker_mesh.dev.discovery import require_bootstrap_servers, running_bootstrap_servers
+from broker_mesh.dev.local import down
 from broker_mesh.dev.state import CURRENT, STATE_FILE, BrokerState, ClusterState, load, save
+from broker_mesh.errors import Unavailable
 
 GARBLED = [
     b"",
@@ -99,3 +101,31 @@ def test_looking_for_a_running_kafka_imports_nothing_heavy() -> None:
     assert dev == {f"broker_mesh.dev.{name}" for name in ("discovery", "paths", "processes", "state")}
     if sys.platform == "linux":
         assert "psutil" not in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("broker", "said"),
+    [
+        (None, "no 'mesh dev' runs: start one with 'mesh dev up', name one"),
+        (BrokerState(1, 21_001, 22_001), "no 'mesh dev' runs"),
+        (BrokerState(1, 21_001, 22_001, os.getpid(), "another process"), "has crashed: start it again"),
+    ],
+    ids=["none", "stopped", "crashed"],
+)
+def test_who_needs_a_kafka_is_told_why_there_is_none(
+    tmp_path: Path, broker: BrokerState | None, said: str
+) -> None:
+    if broker is not None:
+        write(tmp_path, ClusterState((broker,), ephemeral=False, started_at=0))
+    with pytest.raises(Unavailable, match=said):
+        require_bootstrap_servers({"MESH_DEV_DIR": str(tmp_path)}, "name one")
+
+
+def test_what_an_interrupted_start_left_of_ephemeral_data_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "ephemeral-1" / "broker-1").mkdir(parents=True)
+    (tmp_path / "brokers-1").mkdir()
+    (tmp_path / CURRENT).symlink_to("ephemeral-1")
+    down(tmp_path)
+    assert not (tmp_path / "ephemeral-1").exists()
+    assert not (tmp_path / CURRENT).is_symlink()
+    assert (tmp_path / "brokers-1").exists()

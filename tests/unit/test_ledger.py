@@ -1,34 +1,40 @@
-"""The ledger's decision: when a group without offsets is new, and when it has lost them."""
+"""The ledger's decision: when a partition without an offset is new to its group, and when the group has lost it."""
 
 from __future__ import annotations
 
 import pytest
 
 from broker_mesh.errors import DataLoss
-from broker_mesh.kafka.ledger import refuse_lost_offsets
+from broker_mesh.kafka.ledger import Held, Partition, refuse_lost_offsets
 
 TOPIC = "fleet.v1.find-aircraft"
+FIRST, SECOND = (TOPIC, 0), (TOPIC, 1)
+FULL = Held("id-1", first=3, end=9)
 
 
 @pytest.mark.parametrize(
-    ("known", "committed", "ends"),
+    ("entries", "committed", "held"),
     [
-        ([], [], {(TOPIC, 0): 9}),  # a new group on an old topic
-        (
-            [TOPIC],
-            [(TOPIC, 1)],
-            {(TOPIC, 0): 9, (TOPIC, 1): 9},
-        ),  # a partition that has had no record settled yet
-        ([TOPIC], [], {(TOPIC, 0): 0}),  # a topic that was made anew
-        ([TOPIC], [], {}),
+        pytest.param({}, [], {FIRST: FULL}, id="a new group on an old topic"),
+        pytest.param({FIRST: "id-1"}, [FIRST], {FIRST: FULL, SECOND: FULL}, id="a partition that was added"),
+        pytest.param({FIRST: "id-0"}, [], {FIRST: FULL}, id="a topic that was deleted and made anew"),
+        pytest.param(
+            {FIRST: "id-1"}, [], {FIRST: Held("id-1", 9, 9)}, id="a partition that holds nothing any more"
+        ),
+        pytest.param({FIRST: "id-1"}, [], {}, id="a topic that is gone"),
+        pytest.param(
+            {FIRST: "id-1", SECOND: "id-1"}, [FIRST, SECOND], {FIRST: FULL, SECOND: FULL}, id="all is there"
+        ),
     ],
 )
 def test_a_group_that_has_lost_nothing_starts(
-    known: list[str], committed: list[tuple[str, int]], ends: dict[tuple[str, int], int]
+    entries: dict[Partition, str], committed: list[Partition], held: dict[Partition, Held]
 ) -> None:
-    refuse_lost_offsets("fleet.v1", known, committed, ends)
+    refuse_lost_offsets("fleet", entries, committed, held)
 
 
-def test_a_group_that_has_lost_its_offsets_is_told_how_to_choose() -> None:
-    with pytest.raises(DataLoss, match=f"mesh topics reset-offsets {TOPIC} --group fleet.v1 --to earliest"):
-        refuse_lost_offsets("fleet.v1", [TOPIC], [("other.v1.x", 0)], {(TOPIC, 0): 9})
+def test_a_group_that_has_lost_one_partition_s_offset_is_told_how_to_choose() -> None:
+    entries = {FIRST: "id-1", SECOND: "id-1"}
+    command = f"partition 1.*mesh topics reset-offsets {TOPIC} --group fleet --to earliest"
+    with pytest.raises(DataLoss, match=command):
+        refuse_lost_offsets("fleet", entries, [FIRST], {FIRST: FULL, SECOND: FULL})

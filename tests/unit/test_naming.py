@@ -103,7 +103,7 @@ def test_other_names_of_services_are_refused(name: str) -> None:
         (naming.dead_topic("fleet.v1.find-aircraft"), "fleet.v1.find-aircraft.dead"),
         (naming.subscription("weather", "v2", "a.v1.events.b"), "weather.v2.from.a.v1.events.b"),
         (naming.reply_topic("dispatch"), "dispatch.replies"),
-        (naming.group("fleet", "v1"), "fleet.v1"),
+        (naming.group("fleet"), "fleet"),
         (naming.value_subject("fleet.v1.find-aircraft"), "fleet.v1.find-aircraft-value"),
         (naming.reply_subject("fleet.v1.find-aircraft"), "fleet.v1.find-aircraft.reply-value"),
     ],
@@ -117,3 +117,9 @@ def test_every_topic_of_a_service_begins_with_its_owner_s_name() -> None:
     assert naming.owner("fleet.v1.find-aircraft") == "fleet"
     assert naming.owner(naming.reply_topic("dispatch")) == "dispatch"
     assert naming.owner(naming.dead_topic(naming.subscription("weather", "v1", event))) == "weather"
+
+
+def test_a_group_has_the_form_of_its_service() -> None:
+    assert naming.is_group(naming.group("fleet"))
+    assert not naming.is_group("Fleet")
+    assert not naming.is_group("fleet.v1.find-aircraft")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker_mesh.errors import SettingsError
-from broker_mesh.settings import RESERVED_KAFKA_PROPERTIES, Settings, load, nearest
+from broker_mesh.settings import RESERVED_KAFKA_PROPERTIES, Settings, load, load_with_origins, nearest
 
 
 def loaded(
@@ -165,3 +165,67 @@ def test_settings_cannot_be_changed_afterwards(tmp_path: Path) -> None:
 )
 def test_the_nearest_name_is_offered_only_where_one_is_near(name: str, hint: str) -> None:
     assert nearest(name, ["fleet", "weather"]) == hint
+
+
+def test_a_name_without_quotes_is_explained_and_its_value_not_shown(tmp_path: Path) -> None:
+    said = refused(tmp_path, '[kafka]\nsasl.password = "hunter2"\n')
+    assert 'write the whole name in quotes, as in "sasl.password" = …' in said
+    assert said.startswith(str(tmp_path / "mesh.toml"))
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("kafka", ['kafka = "hunter2"', '[kafka]\n"sasl.password" = ["hunter2"]'])
+def test_no_value_of_the_kafka_table_is_shown(tmp_path: Path, kafka: str) -> None:
+    assert "hunter2" not in refused(tmp_path, kafka)
+
+
+def test_each_kafka_property_has_its_own_origin(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text('[kafka]\n"client.rack" = "a"\n"linger.ms" = 5\n')
+    environ = {"MESH_KAFKA_CLIENT_RACK": "b"}
+    _, origins = load_with_origins({}, environ=environ, directory=tmp_path)
+    assert origins == {
+        "kafka.client.rack": "the environment",
+        "kafka.linger.ms": str(tmp_path / "mesh.toml"),
+    }
+
+
+def test_a_variable_can_name_a_property_with_an_underscore(tmp_path: Path) -> None:
+    assert loaded(tmp_path, None, {"MESH_KAFKA_LOG_LEVEL": "3"}).kafka == {"log_level": "3"}
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "arguments", "servers"),
+    [
+        (None, {"MESH_BOOTSTRAP_SERVERS": ""}, {}, None),
+        ('bootstrap_servers = "k:1"', {"MESH_BOOTSTRAP_SERVERS": ""}, {}, "k:1"),
+        (None, {"MESH_BOOTSTRAP_SERVERS": "k:1"}, {"bootstrap_servers": ""}, "k:1"),
+    ],
+)
+def test_empty_bootstrap_servers_are_as_not_given(
+    tmp_path: Path, file: str | None, environ: dict[str, str], arguments: dict[str, Any], servers: str | None
+) -> None:
+    assert loaded(tmp_path, file, environ, **arguments).bootstrap_servers == servers
+
+
+@pytest.mark.parametrize("servers", ["k:1", "k-1.example.org:9092, 10.0.0.1:65535", "[::1]:9092"])
+def test_addresses(tmp_path: Path, servers: str) -> None:
+    assert loaded(tmp_path, bootstrap_servers=servers).bootstrap_servers == servers
+
+
+@pytest.mark.parametrize(
+    ("servers", "wrong"),
+    [
+        ("localhost", "localhost"),
+        ("k:1,k", "k"),
+        ("k:0", "k:0"),
+        ("k:65536", "k:65536"),
+        ("k:port", "k:port"),
+        (":9092", ":9092"),
+        ("k:1,", ""),
+        ("::1:9092", "::1:9092"),
+        ("http://k:9092", "http://k:9092"),
+    ],
+)
+def test_what_is_no_address_is_refused(tmp_path: Path, servers: str, wrong: str) -> None:
+    said = refused(tmp_path, None, {"MESH_BOOTSTRAP_SERVERS": servers})
+    assert said.startswith(f"the environment: bootstrap_servers: {wrong!r} is no address: write host:port")

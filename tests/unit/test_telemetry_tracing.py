@@ -259,7 +259,7 @@ def test_the_console_exporter_writes_spans(start: Env, capsys: pytest.CaptureFix
     tracer, shutdown = start(OTEL_TRACES_EXPORTER="console")
     tracer.start_span("send fleet.v1.find-aircraft").end()
     shutdown()
-    assert '"name": "send fleet.v1.find-aircraft"' in capsys.readouterr().out
+    assert '"name": "send fleet.v1.find-aircraft"' in capsys.readouterr().err
 
 
 def test_the_batch_processor_s_variables_are_respected(start: Env) -> None:
