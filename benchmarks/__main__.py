@@ -28,7 +28,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the arguments say; give the exit code."""
     given = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # all is stopped in order
+    # All is stopped in order; a shell that starts this in the background has had SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     plan, facts = Plan(given.rounds, given.seconds), machine()
     try:
         measured = _measured(plan)

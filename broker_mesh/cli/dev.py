@@ -67,7 +67,10 @@ def up(
     _print_status("Kafka is running" if started else "Kafka was running already", status)
 
 
-@app.command(epilog=_examples("mesh dev down", "mesh dev down --delete-data"))
+@app.command(
+    short_help="Stop Kafka; its data is kept.",
+    epilog=_examples("mesh dev down", "mesh dev down --delete-data"),
+)
 def down(
     delete_data: Annotated[
         bool, typer.Option("--delete-data", help="Delete all topics and records that are kept.")
@@ -96,7 +99,10 @@ def down(
     stdout().print(sentence, highlight=False)
 
 
-@app.command(epilog=_examples("mesh dev status", "mesh dev status -o json | jq -r .bootstrap_servers"))
+@app.command(
+    short_help="Show whether Kafka runs, and where.",
+    epilog=_examples("mesh dev status", "mesh dev status -o json | jq -r .bootstrap_servers"),
+)
 def status(output: Output = OutputFormat.TABLE) -> None:
     """Show whether Kafka runs and where; the exit code is 0 when it does, 3 when not."""
     from broker_mesh.dev import local

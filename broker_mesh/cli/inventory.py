@@ -133,7 +133,7 @@ def _dead_topics(name: str, names: list[str]) -> list[str]:
 
 
 def _waiting(name: str, bounds: dict[Partition, Bounds], groups: list[Committed]) -> int | None:
-    """Count what waits for an operation's own service; several versions of it each have a group of their own."""
+    """Count what waits for an operation's own service."""
     if naming.is_event(name) or not naming.is_target(name):
         return None
     owner = naming.owner(name)

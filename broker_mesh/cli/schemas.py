@@ -74,7 +74,10 @@ def show(
     print_line(json.dumps(definition, indent=2, ensure_ascii=False))
 
 
-@app.command(epilog=examples("mesh schemas check", "mesh schemas check path/to/schemas -o json"))
+@app.command(
+    short_help="Tell what `register` would do.",
+    epilog=examples("mesh schemas check", "mesh schemas check path/to/schemas -o json"),
+)
 def check(
     directory: Directory = None,
     bootstrap_servers: BootstrapServers = None,
@@ -86,7 +89,10 @@ def check(
     _print_verdicts(run(_judge_folder(directory, bootstrap_servers, register=False)), output)
 
 
-@app.command(epilog=examples("mesh schemas register", "mesh schemas register path/to/schemas"))
+@app.command(
+    short_help="Register the schemas of a folder's files.",
+    epilog=examples("mesh schemas register", "mesh schemas register path/to/schemas"),
+)
 def register(
     directory: Directory = None,
     bootstrap_servers: BootstrapServers = None,

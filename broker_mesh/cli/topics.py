@@ -41,7 +41,11 @@ class Position(StrEnum):
     LATEST = "latest"
 
 
-@app.command("list", epilog=examples("mesh topics list", "mesh topics list -o json"))
+@app.command(
+    "list",
+    short_help="List topics, and what waits in them.",
+    epilog=examples("mesh topics list", "mesh topics list -o json"),
+)
 def list_topics(bootstrap_servers: BootstrapServers = None, output: Output = OutputFormat.TABLE) -> None:
     """List operations, events and reply topics: what waits for its service, and what is dead-lettered."""
     from broker_mesh.cli.connection import run
@@ -67,7 +71,10 @@ def list_topics(bootstrap_servers: BootstrapServers = None, output: Output = Out
     print_table(headings, rows, right=headings[3:])
 
 
-@app.command(epilog=examples("mesh topics show fleet.v1.find-aircraft"))
+@app.command(
+    short_help="Show a topic and the groups that read it.",
+    epilog=examples("mesh topics show fleet.v1.find-aircraft"),
+)
 def show(
     name: Annotated[str, typer.Argument(metavar="TOPIC", help="An operation, an event, or any topic.")],
     bootstrap_servers: BootstrapServers = None,
@@ -100,10 +107,11 @@ def show(
 
 
 @app.command(
+    short_help="Make the topics of an operation or event.",
     epilog=examples(
         "mesh topics create fleet.v1.find-aircraft",
         "mesh topics create dispatch.v1.events.flight-departed --event",
-    )
+    ),
 )
 def create(
     name: Annotated[str, typer.Argument(metavar="OPERATION", help="Its name, as in fleet.v1.find-aircraft.")],
@@ -123,6 +131,7 @@ def create(
 
 @app.command(
     "reset-offsets",
+    short_help="Set a group's offsets on a topic anew.",
     epilog=examples(
         "mesh topics reset-offsets fleet.v1.find-aircraft --group fleet --to earliest --dry-run",
         "mesh topics reset-offsets fleet.v1.find-aircraft --group fleet --to latest --yes",

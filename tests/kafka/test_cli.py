@@ -380,7 +380,7 @@ def test_check_finds_a_topic_with_wrong_settings(shell: Shell, fleet: dict[str, 
         "schemas",
         "groups",
     }
-    assert any(finding["what"].startswith("clifleet.v1: 1 member") for finding in findings)
+    assert any(finding["what"].startswith("clifleet: 1 member") for finding in findings)
 
     # What an operator may do behind the mesh's back.
     mesh("topics", "create", "cliwrong.v1.orders")
