@@ -32,6 +32,8 @@ INTERRUPTED = 130
 def main() -> int:
     """Run the demo as the arguments say; give the exit code."""
     arguments = _arguments()
+    # A shell that starts it in the background has it ignore SIGINT, on which the orderly stop rests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: everything is stopped in order
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
