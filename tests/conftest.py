@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from broker_mesh.dev.cluster import EmbeddedKafka
 from tests.support.dead_letters import DeadLetters
 from tests.support.processes import Processes
+
+# What starts us in the background may have us ignore SIGINT; processes inherit that, and no test of Ctrl-C could work.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
