@@ -24,6 +24,8 @@ async def main() -> None:
             handle = await dispatch.call(FIND_AIRCRAFT, FindAircraft(tailnum=f"N{number}"))
             handles.append(handle)
             print(f"persisted {handle}", flush=True)
+            if step == "reply arrived, not handed on":
+                await handle.reply(60)  # one by one, so that each reply arrives by itself
         if step == "acknowledged, waiting":
             os.kill(os.getpid(), signal.SIGKILL)
         for handle in handles:
