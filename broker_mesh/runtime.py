@@ -47,6 +47,7 @@ _FLUSH_SECONDS = 10.0
 _OUTAGE_PAUSE_SECONDS = 0.2
 _ASSIGNMENT_SECONDS = 2.0
 _ASK_GROUP_SECONDS = 0.5
+_ENTERING_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -218,6 +219,7 @@ class Runtime:
         service.start(consumer)
         self._confirming = asyncio.create_task(self._confirm_joining(service))
         self._exit.callback(self._confirming.cancel)
+        self._exit.push_async_callback(self._finish_entering)
         return service
 
     async def _confirm_joining(self, service: Service) -> None:
@@ -282,6 +284,12 @@ class Runtime:
             entering.add_done_callback(self._entered)
 
         return on_committed
+
+    async def _finish_entering(self) -> None:
+        """Let what the last commits have to enter reach the producer before that is closed."""
+        await asyncio.sleep(0)  # the consumer's last word is on its way to the loop
+        if self._entering:
+            await asyncio.wait(self._entering, timeout=_ENTERING_SECONDS)
 
     def _entered(self, entering: asyncio.Task[None]) -> None:
         self._entering.discard(entering)

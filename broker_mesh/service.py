@@ -224,8 +224,12 @@ class Service:
         self._on_committed(partitions)
 
     def failed(self, error: MeshError) -> None:
-        """Make `failure` raise."""
+        """Make `failure` raise, and begin nothing more: what waits behind a record that failed must not pass it."""
+        self._stopping = True
+        for assignment in self._assignments.values():
+            assignment.draining.set()
         if not self._failure.done():
+            logger.error("the service can't go on: %s", error)
             self._failure.set_exception(error)
             self._failure.exception()  # marks it as retrieved: a stop may come before anyone waits
 
@@ -268,9 +272,10 @@ class Service:
         """See one record through all its attempts; its successors in the lane wait meanwhile."""
         message = received(record, record.topic, assignment.epoch)
         while True:
-            outcome = await self._attempt(assignment, message)
+            outcome, left_behind = await self._attempt(assignment, message)
             if not isinstance(outcome, RetryLater):
                 break
+            await _until_returned(left_behind)
             message = _next_attempt(message, outcome)
             logger.warning(
                 "%s %s: attempt %d failed: %s; next attempt in %.1f s",
@@ -285,18 +290,19 @@ class Service:
                 raise FencedError
         if assignment.tracker.done(record.offset):
             assignment.moved = assignment.committable = True
+        # The record is settled and its offset free; its key alone waits until a plain function has returned.
+        await _until_returned(left_behind)
 
-    async def _attempt(self, assignment: _Assignment, message: Message) -> Outcome:
+    async def _attempt(
+        self, assignment: _Assignment, message: Message
+    ) -> tuple[Outcome, Sequence[asyncio.Future[None]]]:
         async with Turn(self._places) as turn:
             assignment.turns.add(turn)
             try:
                 outcome = await self._pipeline(message)
             finally:
                 assignment.turns.discard(turn)
-        if turn.left_behind:
-            # A plain function can't be stopped: the caller is answered, but its key waits until it has returned.
-            await asyncio.wait(turn.left_behind)
-        return outcome
+        return outcome, turn.left_behind
 
     def _give_back(self, topic: str, count: int) -> None:
         if count and self._consumer is not None:
@@ -367,7 +373,8 @@ class Service:
             if assignment.committable
         }
         # From here on the epoch is gone: a completion that comes later settles nothing.
-        self.lost(list(drained))
+        # Only theirs: where the loop was too slow, a partition may have come back under a new epoch already.
+        self.lost([key for key, assignment in drained.items() if self._assignments.get(key) is assignment])
         return positions
 
 
@@ -379,6 +386,12 @@ def _next_attempt(message: Message, outcome: RetryLater) -> Message:
         first_failure=envelope.first_failure or failed_at,
         last_failure=failed_at,
     )
+
+
+async def _until_returned(left_behind: Sequence[asyncio.Future[None]]) -> None:
+    """Wait for plain functions that were given up: they can't be stopped, and must not run beside their successors."""
+    if left_behind:
+        await asyncio.wait(left_behind)
 
 
 async def _sleep_until(at: int, interrupted: asyncio.Event) -> None:

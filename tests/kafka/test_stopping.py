@@ -13,7 +13,7 @@ import pytest
 
 from broker_mesh import Context, Mesh, MeshError, Operation, Retry
 from broker_mesh.dev.cluster import EmbeddedKafka
-from broker_mesh.errors import DataLoss, FailedPrecondition
+from broker_mesh.errors import DataLoss, DeadlineExceeded, FailedPrecondition
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.settings import Settings
 from tests.kafka.test_requests import PATIENCE, Answer, Ask, service
@@ -306,3 +306,31 @@ async def test_a_partition_that_rested_takes_records_again_when_it_comes_back(ka
         stuck.set()
         replies = await asyncio.gather(*(handle.reply(PATIENCE) for handle in [held, *others]))
     assert len(replies) == len(others) + 1
+
+
+async def test_work_that_expired_in_a_plain_handler_lets_its_offset_go_and_holds_its_key(
+    kafka: EmbeddedKafka,
+) -> None:
+    mesh, ask = service(kafka)
+    release = threading.Event()
+    order: list[str] = []
+
+    @mesh.operation(ask)
+    def handle(request: Ask, context: Context) -> Answer:
+        if request.number == 0:
+            release.wait(PATIENCE)
+        order.append(f"{request.key}{request.number}")
+        return Answer(text="")
+
+    async with mesh.serving() as serving, make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        with pytest.raises(DeadlineExceeded, match="did not finish"):
+            await caller.request(ask, Ask(key="k", number=0), timeout=PATIENCE, expires_in=2.0)
+        async with asyncio.timeout(PATIENCE):
+            while serving.in_flight:  # settled: nothing is pending, though its thread still runs
+                await asyncio.sleep(0.02)
+        successor = await caller.call(ask, Ask(key="k", number=1))
+        await caller.request(ask, Ask(key="other", number=2), timeout=PATIENCE)
+        assert order == ["other2"], "a successor must not run beside what was given up"
+        release.set()
+        await successor.reply(PATIENCE)
+    assert order == ["other2", "k0", "k1"]
