@@ -30,9 +30,14 @@ into this tree where they enter (`kafka/errors.py`, `contracts/`), with `raise â
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from broker_mesh.status import STATUS_RULES, StatusCode
+
+RETRY_AFTER: Final = "retry_after"
+"""The key of `details` that says how long to wait before another attempt, seconds."""
+
+_LONGEST_RETRY_AFTER = 365 * 86_400
 
 
 class MeshError(Exception):
@@ -44,6 +49,8 @@ class MeshError(Exception):
         details: facts for programs, as JSON values; they travel to the caller.
         attempts: how often the callee tried, as far as it is known.
         handle: the opaque text of the request's handle, where the request is or was pending.
+        retry_after: how long to wait before another attempt, seconds; it travels in `details`, so that a caller that
+            passes the error on passes this on too.
     """
 
     status: StatusCode = StatusCode.UNKNOWN
@@ -56,12 +63,15 @@ class MeshError(Exception):
         details: Mapping[str, Any] | None = None,
         attempts: int | None = None,
         handle: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         if status is not None:
             self.status = status
         self.details: dict[str, Any] = dict(details or {})
+        if retry_after is not None:
+            self.details[RETRY_AFTER] = retry_after
         self.attempts = attempts
         self.handle = handle
 
@@ -69,6 +79,14 @@ class MeshError(Exception):
     def retriable(self) -> bool:
         """Whether the same request may succeed on a later attempt."""
         return STATUS_RULES[self.status].retriable
+
+    @property
+    def retry_after(self) -> float | None:
+        """How long to wait before another attempt, seconds; None where the error does not say, or no sane number."""
+        seconds = self.details.get(RETRY_AFTER)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            return None
+        return float(seconds) if 0 <= seconds <= _LONGEST_RETRY_AFTER else None
 
     def __str__(self) -> str:
         return f"{self.status.name}: {self.message}"

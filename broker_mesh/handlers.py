@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from broker_mesh.context import Context
 from broker_mesh.errors import DeadlineExceeded, InternalError, SchemaError, SettingsError
-from broker_mesh.layers.settle import HandlerError, classify_exception
+from broker_mesh.layers.settle import classify_exception
 from broker_mesh.layers.validate import Encoder
 from broker_mesh.message import Message
-from broker_mesh.outcome import Done, Outcome
+from broker_mesh.outcome import Done, HandlerError, Outcome
 from broker_mesh.turn import current
 
 

@@ -42,6 +42,8 @@ SIGNATURE = "mesh-signature"
 EXCEPTION = "mesh-exception"
 FIRST_FAILURE = "mesh-first-failure"
 LAST_FAILURE = "mesh-last-failure"
+RETRY_AT = "mesh-retry-at"
+DEAD_LETTER = "mesh-dead-letter"
 
 SPEC_VERSION = "1.0"
 MAX_TEXT_BYTES = 2048
@@ -68,8 +70,8 @@ class ReplyTo(NamedTuple):
         return f"{self.topic}/{self.partition}"
 
 
-class Origin(NamedTuple):
-    """The first record of a request: where it stood before retries and dead letters."""
+class Place(NamedTuple):
+    """Where a record stands."""
 
     topic: str
     partition: int
@@ -100,6 +102,8 @@ class Envelope(NamedTuple):
         signature: the sender's signature, where identity is signed.
         exception: on a dead letter, the type of what the handler raised.
         first_failure, last_failure: on retries and dead letters, when attempts failed, epoch ms.
+        retry_at: on a record of a retry topic, when its next attempt is due, epoch ms.
+        dead_letter: on an error reply, where the request is kept for replay.
     """
 
     id: str = ""
@@ -117,12 +121,14 @@ class Envelope(NamedTuple):
     status: StatusCode | None = None
     status_message: str | None = None
     status_details: Mapping[str, Any] = MappingProxyType({})
-    origin: Origin | None = None
+    origin: Place | None = None
     replay_id: str | None = None
     signature: bytes | None = None
     exception: str | None = None
     first_failure: int | None = None
     last_failure: int | None = None
+    retry_at: int | None = None
+    dead_letter: Place | None = None
 
 
 def write(envelope: Envelope) -> RawHeaders:
@@ -165,6 +171,10 @@ def write(envelope: Envelope) -> RawHeaders:
         raw.append((FIRST_FAILURE, b"%d" % e.first_failure))
     if e.last_failure is not None:
         raw.append((LAST_FAILURE, b"%d" % e.last_failure))
+    if e.retry_at is not None:
+        raw.append((RETRY_AT, b"%d" % e.retry_at))
+    if e.dead_letter is not None:
+        raw.append((DEAD_LETTER, str(e.dead_letter).encode()))
     return raw
 
 
@@ -269,11 +279,11 @@ def _reply_to(value: bytes) -> ReplyTo:
     return ReplyTo(topic, number)
 
 
-def _origin(value: bytes) -> Origin:
+def _place(value: bytes) -> Place:
     topic, partition, offset = _text(value).rsplit("/", 2)
     if not topic:
         raise ValueError(value)
-    return Origin(topic, _number(partition.encode()), _number(offset.encode()))
+    return Place(topic, _number(partition.encode()), _number(offset.encode()))
 
 
 def _status(value: bytes) -> StatusCode:
@@ -306,10 +316,12 @@ _READERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     STATUS: ("status", _status),
     STATUS_MESSAGE: ("status_message", _text),
     STATUS_DETAILS: ("status_details", _json_object),
-    ORIGIN: ("origin", _origin),
+    ORIGIN: ("origin", _place),
     REPLAY_ID: ("replay_id", _identifier),
     SIGNATURE: ("signature", bytes),
     EXCEPTION: ("exception", _text),
     FIRST_FAILURE: ("first_failure", _number),
     LAST_FAILURE: ("last_failure", _number),
+    RETRY_AT: ("retry_at", _number),
+    DEAD_LETTER: ("dead_letter", _place),
 }

@@ -30,8 +30,9 @@ from broker_mesh.settings import Settings, load
 from broker_mesh.sync import SyncContext, SyncMesh
 
 if TYPE_CHECKING:
-    from broker_mesh.runtime import Declared, Runtime
+    from broker_mesh.runtime import Runtime
     from broker_mesh.service import Service
+    from broker_mesh.serving import Declared
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Mesh:
         ordering: Ordering,
         retry: Retry | None,
     ) -> Callable[[FunctionT], FunctionT]:
-        from broker_mesh.runtime import Declared
+        from broker_mesh.serving import Declared
 
         if target.name in self._declared:
             raise SettingsError(f"{target.name!r} has a handler already: declare one")
@@ -251,12 +252,14 @@ class Mesh:
             SettingsError: nothing is declared, or a setting is wrong.
             MeshError: the service can't start.
         """
+        from broker_mesh.serving import Serving
+
         if not self._declared:
             raise SettingsError(
                 f"{self!r} has nothing to serve: declare handlers with @mesh.operation(…) or @mesh.subscribe(…)"
             )
         async with self:
-            service = await self._connected().serve(list(self._declared.values()))
+            service = await Serving(self._connected(), list(self._declared.values())).start()
             logger.info("%s %s serves %s", self.service, self.version, ", ".join(self._declared))
             try:
                 yield service

@@ -49,6 +49,14 @@ class Drop(NamedTuple):
     error: MeshError
 
 
+class HandlerError(Exception):
+    """Carries what a handler raised through the layers, so that it is told from what a check raised."""
+
+    def __init__(self, error: MeshError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 Outcome: TypeAlias = Done | RetryLater | DeadLetter | Drop
 
 

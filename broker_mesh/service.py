@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from broker_mesh import naming
 from broker_mesh.errors import InternalError, MeshError
 from broker_mesh.kafka.consumer import NOTHING_COMMITTED, GroupConsumer, Partition, Position, Positions
 from broker_mesh.kafka.offsets import OffsetTracker
@@ -53,6 +54,11 @@ class Endpoint:
     ordering: Ordering
     retry: Retry
 
+    @property
+    def topics(self) -> tuple[str, str]:
+        """What its records come from: first deliveries, and what waits for another attempt or was replayed."""
+        return self.name, naming.retry_topic(self.stem)
+
 
 class _Assignment:
     """One partition, from its assignment to its revocation; the epoch tells it from earlier ones."""
@@ -86,7 +92,7 @@ class Service:
 
     Args:
         settings: with limits and the grace period.
-        endpoints: what is handled, by topic.
+        endpoints: what is handled.
         make_pipeline: makes the inbound pipeline, given the check that tells a current message.
         on_committed: called with partitions on which the group has committed, once for each.
     """
@@ -99,7 +105,8 @@ class Service:
         on_committed: Callable[[Collection[Partition]], None],
     ) -> None:
         self._settings = settings
-        self._endpoints: Mapping[str, Endpoint] = {endpoint.name: endpoint for endpoint in endpoints}
+        by_topic = {topic: endpoint for endpoint in endpoints for topic in endpoint.topics}
+        self._endpoints: Mapping[str, Endpoint] = by_topic
         self._pipeline = make_pipeline(self.is_current)
         self._on_committed = on_committed
         self._places = asyncio.Semaphore(settings.concurrency)
@@ -113,13 +120,13 @@ class Service:
 
     @property
     def topics(self) -> list[str]:
-        """What the service consumes."""
-        return list(self._endpoints)
+        """The operations and events that the service handles."""
+        return list(dict.fromkeys(endpoint.name for endpoint in self._endpoints.values()))
 
     @property
     def partitions(self) -> int:
-        """How many partitions are assigned now."""
-        return len(self._assignments)
+        """How many partitions of what the service handles are assigned now; their retries come with them."""
+        return sum(topic == self._endpoints[topic].name for topic, _ in self._assignments)
 
     @property
     def in_flight(self) -> int:
@@ -270,7 +277,7 @@ class Service:
 
     async def _handle(self, assignment: _Assignment, record: Record) -> None:
         """See one record through all its attempts; its successors in the lane wait meanwhile."""
-        message = received(record, record.topic, assignment.epoch)
+        message = received(record, self._endpoints[record.topic].name, assignment.epoch)
         while True:
             outcome, left_behind = await self._attempt(assignment, message)
             if not isinstance(outcome, RetryLater):

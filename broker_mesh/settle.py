@@ -20,7 +20,7 @@ from broker_mesh.errors import (
     NotFound,
     PermissionDenied,
 )
-from broker_mesh.headers import Envelope, Origin, RawHeaders
+from broker_mesh.headers import Envelope, Place, RawHeaders
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.layer import Step
 from broker_mesh.message import Message, Receipt, Record, new_id, now_ms
@@ -121,7 +121,7 @@ class Settler:
             status=error.status,
             status_message=error.message,
             status_details=error.details,
-            origin=envelope.origin or Origin(record.topic, record.partition, record.offset),
+            origin=envelope.origin or Place(record.topic, record.partition, record.offset),
             exception=type(error.__cause__ or error).__qualname__,
             first_failure=envelope.first_failure or failed_at,
             last_failure=failed_at,

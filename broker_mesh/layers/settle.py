@@ -13,17 +13,9 @@ from broker_mesh.errors import DeadlineExceeded, InternalError, MeshError, Unkno
 from broker_mesh.layer import Layer, Step
 from broker_mesh.layers.retry import DrawFraction, Retry, next_attempt
 from broker_mesh.message import Message
-from broker_mesh.outcome import Outcome, RetryLater, final
+from broker_mesh.outcome import HandlerError, Outcome, RetryLater, final
 
 logger = logging.getLogger(__name__)
-
-
-class HandlerError(Exception):
-    """Carries what a handler raised through the layers, so that it is told from what a check raised."""
-
-    def __init__(self, error: MeshError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def classify_exception(error: BaseException) -> MeshError:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from broker_mesh import headers
 from broker_mesh.errors import InvalidArgument
-from broker_mesh.headers import Envelope, Origin, ReplyTo
+from broker_mesh.headers import Envelope, Place, ReplyTo
 from broker_mesh.status import StatusCode
 
 identifiers = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=300)
@@ -41,12 +41,14 @@ envelopes = st.builds(
     status=st.none() | st.sampled_from(StatusCode),
     status_message=st.none() | texts,
     status_details=st.dictionaries(st.text(max_size=10), json_values, max_size=4),
-    origin=st.none() | st.builds(Origin, topics, numbers, numbers),
+    origin=st.none() | st.builds(Place, topics, numbers, numbers),
     replay_id=st.none() | identifiers,
     signature=st.none() | st.binary(max_size=80),
     exception=st.none() | texts,
     first_failure=st.none() | numbers,
     last_failure=st.none() | numbers,
+    retry_at=st.none() | numbers,
+    dead_letter=st.none() | st.builds(Place, topics, numbers, numbers),
 )
 
 raw_headers = st.lists(
@@ -65,7 +67,7 @@ raw_headers = st.lists(
 
 @given(envelopes)
 @example(Envelope())
-@example(Envelope(time=0, origin=Origin("a/b", 0, 0), reply_to=ReplyTo("a.b", 0)))
+@example(Envelope(time=0, origin=Place("a/b", 0, 0), reply_to=ReplyTo("a.b", 0)))
 def test_what_is_written_is_read_back(envelope: Envelope) -> None:
     assert headers.read(headers.write(envelope)) == (envelope, None)
 

@@ -13,9 +13,8 @@ from broker_mesh.context import Context
 from broker_mesh.errors import Aborted, DeadlineExceeded
 from broker_mesh.handlers import Handler
 from broker_mesh.headers import Envelope
-from broker_mesh.layers.settle import HandlerError
 from broker_mesh.message import Message, now_ms
-from broker_mesh.outcome import Done
+from broker_mesh.outcome import Done, HandlerError
 from broker_mesh.turn import Turn
 
 PATIENCE = 30.0

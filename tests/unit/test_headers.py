@@ -6,7 +6,7 @@ import pytest
 
 from broker_mesh import headers
 from broker_mesh.errors import InvalidArgument
-from broker_mesh.headers import Envelope, Origin, RawHeaders, ReplyTo
+from broker_mesh.headers import Envelope, Place, RawHeaders, ReplyTo
 from broker_mesh.status import StatusCode
 
 FULL = Envelope(
@@ -25,12 +25,14 @@ FULL = Envelope(
     status=StatusCode.NOT_FOUND,
     status_message="no such tail",
     status_details={"tailnum": "N1"},
-    origin=Origin("fleet.v1.find-aircraft", 3, 41),
+    origin=Place("fleet.v1.find-aircraft", 3, 41),
     replay_id="replay-1",
     signature=b"\x00\xff",
     exception="KeyError",
     first_failure=1_763_877_600_500,
     last_failure=1_763_877_600_900,
+    retry_at=1_763_877_601_000,
+    dead_letter=Place("fleet.v1.find-aircraft.dead", 3, 7),
 )
 
 ON_THE_WIRE: RawHeaders = [
@@ -56,6 +58,8 @@ ON_THE_WIRE: RawHeaders = [
     ("mesh-exception", b"KeyError"),
     ("mesh-first-failure", b"1763877600500"),
     ("mesh-last-failure", b"1763877600900"),
+    ("mesh-retry-at", b"1763877601000"),
+    ("mesh-dead-letter", b"fleet.v1.find-aircraft.dead/3/7"),
 ]
 
 

@@ -18,9 +18,9 @@ from broker_mesh.headers import Envelope, ReplyTo
 from broker_mesh.layer import stack
 from broker_mesh.layers import settle
 from broker_mesh.layers.retry import Retry
-from broker_mesh.layers.settle import HandlerError, classify_exception, classify_failure
+from broker_mesh.layers.settle import classify_exception, classify_failure
 from broker_mesh.message import Message
-from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
+from broker_mesh.outcome import DeadLetter, Done, Drop, HandlerError, Outcome, RetryLater
 
 NOW = 1_000_000
 REPLY_TO = ReplyTo("dispatch.replies", 0)

@@ -1,0 +1,250 @@
+"""The callee's half of a connected mesh: from declared handlers to a running service.
+
+On the way of a message: before it, at a service's start. It makes the topics that the handlers need, hands each inbound
+layer what that layer needs (their order stands in `inbound.py`), joins the group, and keeps its ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from broker_mesh import inbound, naming, outbound
+from broker_mesh.client import Client
+from broker_mesh.contracts.catalog import is_unknown_schema
+from broker_mesh.errors import MeshError
+from broker_mesh.kafka import topics
+from broker_mesh.kafka.consumer import GroupConsumer, Partition
+from broker_mesh.kafka.groups import Groups
+from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, Held, refuse_lost_offsets
+from broker_mesh.layer import Step, stack
+from broker_mesh.layers import deadline, headers, identity, route, settle, trace, validate
+from broker_mesh.layers.retry import Retry
+from broker_mesh.message import Message, now_ms
+from broker_mesh.operation import Event, Operation
+from broker_mesh.outcome import Outcome
+from broker_mesh.runtime import Runtime
+from broker_mesh.service import Endpoint, Ordering, Service
+from broker_mesh.settle import Settler
+from broker_mesh.telemetry.logs import message_context
+
+logger = logging.getLogger(__name__)
+
+_ASSIGNMENT_SECONDS = 2.0
+_ASK_GROUP_SECONDS = 0.5
+_ENTERING_SECONDS = 2.0
+
+
+class Declared(NamedTuple):
+    """A handler as it was declared.
+
+    Args:
+        target: the operation or event.
+        invoke: runs the handler with a decoded message.
+        ordering: which records wait for each other.
+        retry: what follows a failed attempt.
+    """
+
+    target: Operation[Any, Any] | Event[Any]
+    invoke: Callable[[Message, Client], Any]
+    ordering: Ordering
+    retry: Retry
+
+
+class Serving:
+    """The declared handlers of one connected mesh.
+
+    Args:
+        runtime: connected.
+        declared: what is handled.
+    """
+
+    def __init__(self, runtime: Runtime, declared: Sequence[Declared]) -> None:
+        self._runtime = runtime
+        self._declared = declared
+        self._entering: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> Service:
+        """Make what the handlers need, join the group, and begin to handle.
+
+        Raises:
+            SchemaError: a declaration does not fit its schema, or a schema breaks compatibility.
+            MeshError: Kafka refuses something.
+        """
+        runtime = self._runtime
+        operations = [item.target for item in self._declared if isinstance(item.target, Operation)]
+        # Schemas first: an operation exists for callers once its topic does, and must be callable then.
+        await runtime.catalog.own(operations)
+        await runtime.admin.create(await self._service_topics())
+        endpoints = [self._endpoint(item) for item in self._declared]
+        consumed = [topic for endpoint in endpoints for topic in endpoint.topics]
+
+        def pipeline(is_current: Callable[[Message], bool]) -> Step[Outcome]:
+            return self._inbound(endpoints, is_current)
+
+        service = Service(runtime.settings, endpoints, pipeline, await self._keep_ledger(consumed))
+        consumer = GroupConsumer(
+            runtime.settings,
+            client_id=runtime.client_id,
+            group=runtime.group,
+            topics=consumed,
+            listener=service,
+        )
+        service.start(consumer)
+        self._confirming = asyncio.create_task(self._confirm_joining(service))
+        runtime.exit.callback(self._confirming.cancel)
+        runtime.exit.push_async_callback(self._finish_entering)
+        return service
+
+    async def _confirm_joining(self, service: Service) -> None:
+        """Tell the service that it has joined where the consumer hears nothing of it.
+
+        An instance without partitions (there are fewer than instances, or an event has not been published yet) gets
+        no assignment: then the group is asked.
+        """
+        try:
+            async with asyncio.timeout(_ASSIGNMENT_SECONDS):
+                await service.joined()
+        except TimeoutError:
+            groups = Groups(self._runtime.settings, self._runtime.client_id)
+            while not service.has_joined:
+                try:
+                    members = (await groups.describe([self._runtime.group]))[self._runtime.group].members
+                except MeshError as error:
+                    logger.debug("the group can't be asked now: %s", error)
+                    members = ()
+                if any(member.client_id == self._runtime.client_id for member in members):
+                    service.assigned({})
+                await asyncio.sleep(_ASK_GROUP_SECONDS)
+
+    async def _keep_ledger(self, names: Sequence[str]) -> Callable[[Collection[Partition]], None]:
+        """Refuse to start a group whose offsets are lost; give what enters first commits into the ledger.
+
+        Raises:
+            DataLoss: they are.
+        """
+        runtime = self._runtime
+        ledger = GroupLedger(runtime.settings, runtime.group, client_id=runtime.client_id)
+        entries = await asyncio.to_thread(ledger.entries)
+        suspects = sorted({topic for topic, _ in entries} & set(names))
+        if suspects:
+            groups = Groups(runtime.settings, runtime.client_id)
+            described = await runtime.admin.describe(suspects)
+            partitions = [
+                (name, number) for name, info in described.items() for number in range(info.partitions)
+            ]
+            held = {
+                key: Held(described[key[0]].id, bounds.first, bounds.end)
+                for key, bounds in (await groups.bounds(partitions)).items()
+            }
+            refuse_lost_offsets(runtime.group, entries, await groups.committed(runtime.group), held)
+
+        async def enter(partitions: Collection[Partition]) -> None:
+            described = await runtime.admin.describe(sorted({topic for topic, _ in partitions}))
+            for partition in partitions:
+                topic_id = described[partition[0]].id
+                if entries.get(partition) != topic_id:
+                    await runtime.producer.send(
+                        LEDGER_TOPIC,
+                        key=ledger.key(partition),
+                        value=topic_id.encode(),
+                        headers=[],
+                        partition=0,
+                    )
+                    entries[partition] = topic_id
+
+        def on_committed(partitions: Collection[Partition]) -> None:
+            entering = asyncio.create_task(enter(partitions))
+            self._entering.add(entering)
+            entering.add_done_callback(self._entered)
+
+        return on_committed
+
+    async def _finish_entering(self) -> None:
+        """Let what the last commits have to enter reach the producer before that is closed."""
+        await asyncio.sleep(0)  # the consumer's last word is on its way to the loop
+        if self._entering:
+            await asyncio.wait(self._entering, timeout=_ENTERING_SECONDS)
+
+    def _entered(self, entering: asyncio.Task[None]) -> None:
+        self._entering.discard(entering)
+        if not entering.cancelled() and (error := entering.exception()) is not None:
+            logger.warning(
+                "a first commit could not be entered into %s: %s; it is at the next start",
+                LEDGER_TOPIC,
+                error,
+            )
+
+    async def _service_topics(self) -> list[topics.TopicSpec]:
+        runtime = self._runtime
+        specs: list[topics.TopicSpec] = []
+        for item in self._declared:
+            if isinstance(item.target, Operation):
+                specs += topics.operation_topics(item.target.name, runtime.settings, runtime.kept)
+            else:
+                event = (await runtime.admin.describe([item.target.name])).get(item.target.name)
+                partitions = event.partitions if event else runtime.settings.partitions
+                specs += topics.subscription_topics(
+                    self._stem(item), runtime.settings, runtime.kept, partitions
+                )
+        return specs
+
+    def _endpoint(self, item: Declared) -> Endpoint:
+        target = item.target
+        return Endpoint(
+            name=target.name,
+            stem=self._stem(item),
+            decoder=self._runtime.catalog.subscribe(target)
+            if isinstance(target, Event)
+            else self._runtime.catalog.codec(target),
+            ordering=item.ordering,
+            retry=item.retry,
+        )
+
+    def _stem(self, item: Declared) -> str:
+        if isinstance(item.target, Operation):
+            return item.target.name
+        return naming.subscription(self._runtime.service, self._runtime.version, item.target.name)
+
+    def _inbound(self, endpoints: Sequence[Endpoint], is_current: Callable[[Message], bool]) -> Step[Outcome]:
+        runtime = self._runtime
+        by_name = {endpoint.name: endpoint for endpoint in endpoints}
+        handlers = {item.target.name: item for item in self._declared}
+        settler = Settler(
+            runtime.service,
+            send_reply=outbound.pipeline(
+                outbound.reply_layers(
+                    trace=trace.outbound(runtime.tracer, client_id=runtime.client_id),
+                    route=route.existing(runtime.ensure_reply_address),
+                ),
+                runtime.producer,
+            ),
+            producer=runtime.producer,
+            dead_topic_of=lambda message: naming.dead_topic(by_name[message.operation].stem),
+            is_current=is_current,
+        )
+        layers = inbound.layers(
+            trace=trace.inbound(
+                runtime.tracer, group=runtime.group, client_id=runtime.client_id, bind=message_context
+            ),
+            settle=settle.layer(
+                lambda message: by_name[message.operation].retry, settler.carry_out, now_ms, random.random
+            ),
+            headers=headers.layer(),
+            identity=identity.layer(),
+            deadline=deadline.layer(now_ms),
+            validate=validate.inbound(
+                lambda message: by_name[message.operation].decoder,
+                is_unknown_schema,
+                runtime.catalog.read_registry,
+            ),
+        )
+
+        async def handle(message: Message) -> Outcome:
+            outcome: Outcome = await handlers[message.operation].invoke(message, runtime.client)
+            return outcome
+
+        return stack(layers, handle)
