@@ -66,10 +66,12 @@ class Handle(Generic[T]):
         token: HandleToken,
         pending: Callable[[], Awaitable[PendingReply]],
         decode: Callable[[Message], Awaitable[T]],
+        timed_out: Callable[[str], None],
     ) -> None:
         self._token = token
         self._pending = pending
         self._decode = decode
+        self._timed_out = timed_out
 
     @property
     def id(self) -> str:
@@ -87,23 +89,27 @@ class Handle(Generic[T]):
     def __repr__(self) -> str:
         return f"<Handle of {self.operation} {self.id}>"
 
-    async def reply(self, timeout: float | None = None) -> T:
-        """Wait for the reply.
+    async def reply(self, timeout: float | None = None, *, wait_for_replay: bool = False) -> T:
+        """Wait for the reply: the newest, where a failed request was replayed.
 
         Args:
             timeout: how long to wait, seconds; None waits as long as it takes. The request is not affected.
+            wait_for_replay: wait on where the answer is an error whose request is kept as a dead letter, until a
+                replay of it is answered with anything else.
 
         Raises:
             DeadlineExceeded: no reply within `timeout`. The request is still pending: the error's `handle`
                 can be waited for again.
-            MeshError: what the callee answered, with its status, message, details and attempts.
+            MeshError: what the callee answered, with its status, message, details and attempts; `dead_letter` says
+                where the request is kept, if it is: once it is replayed, the handle gives the new answer.
         """
         _check_timeout(timeout)
         try:
             async with turn.waiting(), asyncio.timeout(timeout):
                 pending = await self._pending()
-                answer = await asyncio.shield(pending.arrived)
+                answer = await asyncio.shield(pending.final if wait_for_replay else pending.arrived)
         except TimeoutError as error:
+            self._timed_out(self.operation)
             raise DeadlineExceeded(
                 f"no reply from {self.operation} within {timeout:g} s; the request is still pending, "
                 "wait for it again with its handle",
@@ -123,13 +129,22 @@ class Client:
         send: the outbound pipeline.
         replies: where replies arrive.
         contracts: knows the schemas.
+        timed_out: told the operation of each wait that ends by its timeout.
     """
 
-    def __init__(self, service: str, send: Step[Receipt], replies: Replies, contracts: Contracts) -> None:
+    def __init__(
+        self,
+        service: str,
+        send: Step[Receipt],
+        replies: Replies,
+        contracts: Contracts,
+        timed_out: Callable[[str], None],
+    ) -> None:
         self._service = service
         self._send = send
         self._replies = replies
         self._contracts = contracts
+        self._timed_out = timed_out
 
     async def request(
         self,
@@ -157,6 +172,7 @@ class Client:
                 message, handle = await self._prepare(operation, body, expires_in, idempotency_key, inherited)
                 await self._send(message)
         except TimeoutError as error:
+            self._timed_out(_name(operation))
             if handle is None:
                 raise DeadlineExceeded(
                     f"Kafka could not be reached within {timeout:g} s; the request to {_name(operation)} was not sent"
@@ -185,7 +201,7 @@ class Client:
             operation: what to call, declared or by name.
             body: the request: a model, or a mapping for calls by name.
             expires_in: how long the work is worth doing, seconds.
-            idempotency_key: travels with the request, for a handler that recognises repeats by it.
+            idempotency_key: the same for requests that ask for the same work; the callee runs one of them.
             inherited: deadline of the work on whose behalf this is asked, epoch ms.
 
         Raises:
@@ -220,7 +236,9 @@ class Client:
         async def known() -> PendingReply:
             return pending
 
-        return _message(operation, envelope, body), Handle(token, known, self._decoding(operation, token))
+        return _message(operation, envelope, body), Handle(
+            token, known, self._decoding(operation, token), self._timed_out
+        )
 
     async def send(
         self,
@@ -266,7 +284,7 @@ class Client:
                 search = asyncio.create_task(find())
             return await asyncio.shield(search)
 
-        return Handle(token, found, self._decoding(target, token))
+        return Handle(token, found, self._decoding(target, token), self._timed_out)
 
     def _envelope(self, target: AnyTarget, expires_in: float | None, inherited: int | None) -> Envelope:
         now = now_ms()
@@ -300,6 +318,7 @@ class Client:
                 details=envelope.status_details,
                 attempts=envelope.attempt,
                 handle=token.encode(),
+                dead_letter=None if envelope.dead_letter is None else str(envelope.dead_letter),
             )
         decoder = self._contracts.reply_decoder(operation)
         assert decoder is not None  # asked when the request was sent

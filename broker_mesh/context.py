@@ -56,7 +56,11 @@ class Context:
 
     @property
     def idempotency_key(self) -> str | None:
-        """The caller's key for work that it may ask for more than once; None where it gave none."""
+        """The caller's key for work that it may ask for more than once; None where it gave none.
+
+        The mesh runs one request of a key. Where the handler has effects elsewhere, it passes the key on: after a crash
+        between such an effect and its settlement it runs again.
+        """
         return self._message.envelope.idempotency_key
 
     @property

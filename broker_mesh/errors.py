@@ -2,7 +2,7 @@
 
 ::
 
-    MeshError                     any of the below; carries status, message, details, attempts, handle
+    MeshError                     any of the below; carries status, message, details, attempts, handle, dead_letter
     ├── Cancelled                 CANCELLED
     ├── UnknownError              UNKNOWN
     ├── InvalidArgument           INVALID_ARGUMENT
@@ -51,6 +51,7 @@ class MeshError(Exception):
         handle: the opaque text of the request's handle, where the request is or was pending.
         retry_after: how long to wait before another attempt, seconds; it travels in `details`, so that a caller that
             passes the error on passes this on too.
+        dead_letter: where the callee keeps the request for replay, ``topic/partition/offset``; None where it does not.
     """
 
     status: StatusCode = StatusCode.UNKNOWN
@@ -64,6 +65,7 @@ class MeshError(Exception):
         attempts: int | None = None,
         handle: str | None = None,
         retry_after: float | None = None,
+        dead_letter: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -74,6 +76,7 @@ class MeshError(Exception):
             self.details[RETRY_AFTER] = retry_after
         self.attempts = attempts
         self.handle = handle
+        self.dead_letter = dead_letter
 
     @property
     def retriable(self) -> bool:
@@ -99,10 +102,18 @@ class MeshError(Exception):
         details: Mapping[str, Any] | None = None,
         attempts: int | None = None,
         handle: str | None = None,
+        dead_letter: str | None = None,
     ) -> MeshError:
         """Make the error class that stands for a status code, for instance from a reply's headers."""
         error = _BY_STATUS.get(status, MeshError)
-        return error(message, status=status, details=details, attempts=attempts, handle=handle)
+        return error(
+            message,
+            status=status,
+            details=details,
+            attempts=attempts,
+            handle=handle,
+            dead_letter=dead_letter,
+        )
 
 
 class Cancelled(MeshError):

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from broker_mesh.context import Context
 from broker_mesh.errors import DeadlineExceeded, InternalError, SchemaError, SettingsError
-from broker_mesh.layers.settle import classify_exception
+from broker_mesh.layers.settle import classify_exception, text_of
 from broker_mesh.layers.validate import Encoder
 from broker_mesh.message import Message
 from broker_mesh.outcome import Done, HandlerError, Outcome
@@ -56,6 +56,7 @@ class Handler:
             HandlerError: with what the function raised, as an error of the mesh; DEADLINE_EXCEEDED when the
                 work expired while it ran; INTERNAL when it returned something that is no reply.
         """
+        task = asyncio.current_task()
         try:
             async with asyncio.timeout(context.remaining()) as limit:
                 result = await self._call(message.body, context)
@@ -66,15 +67,13 @@ class Handler:
                 raise HandlerError(expired) from error
             raise HandlerError(classify_exception(error)) from error
         except asyncio.CancelledError:
-            task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # the mesh stops this work: it comes again elsewhere
             cancelled = InternalError(f"the handler of {self._name} cancelled itself")
             raise HandlerError(cancelled) from None
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # a handler may raise anything; none of it may stop the service
+        except BaseException as error:  # a handler may raise anything; none of it may stop the service
+            if isinstance(error, GeneratorExit) and not _is_running(task):
+                raise  # nobody raised it: the coroutine is thrown away with its loop
             raise HandlerError(classify_exception(error)) from error
         return Done(reply=None if self._reply is None else self._encoded(result, encoder))
 
@@ -104,6 +103,12 @@ class Handler:
         except SchemaError as error:
             failure = InternalError(f"the reply of {self._name} does not fit its schema: {error.message}")
             raise HandlerError(failure) from error
+        except Exception as error:  # a model's serializers are the user's code
+            failure = InternalError(
+                f"the reply of {self._name} can't be encoded: {type(error).__name__}: {text_of(error)}"
+            )
+            failure.__cause__ = error
+            raise HandlerError(failure) from error
 
     def _check_signature(self) -> None:
         if not callable(self._function):
@@ -115,6 +120,13 @@ class Handler:
             raise SettingsError(
                 f"{self._name}: handler {name} must take two arguments, the message and its context"
             ) from error
+
+
+def _is_running(task: asyncio.Task[Any] | None) -> bool:
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:  # no loop runs here
+        return False
 
 
 def _in_thread(function: Callable[[], Any]) -> tuple[asyncio.Future[Any], asyncio.Future[None]]:

@@ -44,6 +44,21 @@ FIRST_FAILURE = "mesh-first-failure"
 LAST_FAILURE = "mesh-last-failure"
 RETRY_AT = "mesh-retry-at"
 DEAD_LETTER = "mesh-dead-letter"
+REQUEST_DIGEST = "mesh-request-digest"
+
+FAILURE_FACTS = frozenset(
+    {
+        ATTEMPT,
+        STATUS,
+        STATUS_MESSAGE,
+        STATUS_DETAILS,
+        EXCEPTION,
+        FIRST_FAILURE,
+        LAST_FAILURE,
+        RETRY_AT,
+    }
+)
+"""What says how a record failed: the latest failure's replace the earlier ones', and a replay goes without."""
 
 SPEC_VERSION = "1.0"
 MAX_TEXT_BYTES = 2048
@@ -56,6 +71,7 @@ MAX_READ_BYTES = 16 * 1024
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # org.apache.kafka.common.internals.Topic
 _MAX_PARTITION = 2**31 - 1
 _ID = re.compile(r"[\x21-\x7e]{1,300}")
+_SHA_256 = re.compile(r"[0-9a-f]{64}")
 
 _LATEST_TIME = 253_402_300_799_999  # the end of the year 9999, epoch ms: RFC 3339 has four digits for a year
 
@@ -104,6 +120,7 @@ class Envelope(NamedTuple):
         first_failure, last_failure: on retries and dead letters, when attempts failed, epoch ms.
         retry_at: on a record of a retry topic, when its next attempt is due, epoch ms.
         dead_letter: on an error reply, where the request is kept for replay.
+        request_digest: on a result that is kept for repeats of its request, the SHA-256 of the request's value, hex.
     """
 
     id: str = ""
@@ -129,6 +146,7 @@ class Envelope(NamedTuple):
     last_failure: int | None = None
     retry_at: int | None = None
     dead_letter: Place | None = None
+    request_digest: str | None = None
 
 
 def write(envelope: Envelope) -> RawHeaders:
@@ -175,6 +193,8 @@ def write(envelope: Envelope) -> RawHeaders:
         raw.append((RETRY_AT, b"%d" % e.retry_at))
     if e.dead_letter is not None:
         raw.append((DEAD_LETTER, str(e.dead_letter).encode()))
+    if e.request_digest is not None:
+        raw.append((REQUEST_DIGEST, e.request_digest.encode()))
     return raw
 
 
@@ -286,6 +306,13 @@ def _place(value: bytes) -> Place:
     return Place(topic, _number(partition.encode()), _number(offset.encode()))
 
 
+def _digest(value: bytes) -> str:
+    text = value.decode("ascii")
+    if not _SHA_256.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
 def _status(value: bytes) -> StatusCode:
     return StatusCode[_text(value)]
 
@@ -324,4 +351,5 @@ _READERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     LAST_FAILURE: ("last_failure", _number),
     RETRY_AT: ("retry_at", _number),
     DEAD_LETTER: ("dead_letter", _place),
+    REQUEST_DIGEST: ("request_digest", _digest),
 }

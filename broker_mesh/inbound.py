@@ -12,20 +12,28 @@ from broker_mesh.outcome import Outcome
 def layers(
     *,
     trace: Layer[Outcome],
+    measure: Layer[Outcome],
     settle: Layer[Outcome],
     headers: Layer[Outcome],
     identity: Layer[Outcome],
+    dedupe: Layer[Outcome],
     deadline: Layer[Outcome],
+    authorize: Layer[Outcome],
     validate: Layer[Outcome],
+    idempotency: Layer[Outcome],
 ) -> list[Layer[Outcome]]:
     """Give the layers in message order."""
     return [
         trace,  # first, so that its span covers the settlement and every refusal
+        measure,  # beside the span, so that figures and access log cover the same, and name its trace
         settle,  # outermost of all that can fail: each failure is classified once, here
         headers,  # what follows trusts the envelope
         identity,  # who asks must be known before any rule about who may
+        dedupe,  # as soon as it is known who sent it: a repeat must be neither refused nor dead-lettered once more
         deadline,  # cheap, and spares expired work the decode
-        validate,  # last: the handler gets a model, never bytes
+        authorize,  # before anything of the body is looked at: what is refused may hold anything
+        validate,  # the handler gets a model, never bytes
+        idempotency,  # around the handler alone: what is refused before uses up no key
     ]
 
 

@@ -28,6 +28,7 @@ from broker_mesh.operation import Event, Operation
 from broker_mesh.outcome import Outcome
 from broker_mesh.settings import Settings, load
 from broker_mesh.sync import SyncContext, SyncMesh
+from broker_mesh.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from broker_mesh.runtime import Runtime
@@ -64,6 +65,10 @@ class Mesh:
         directory: where mesh.toml is looked for; the working directory by default.
         **settings: any other setting of `broker_mesh.settings.Settings`.
 
+    Attributes:
+        metrics: what it has measured since it was made, for a program that serves Prometheus itself
+            (`broker_mesh.telemetry.prometheus.MeshCollector`).
+
     Raises:
         SettingsError: a name or a setting is wrong.
     """
@@ -87,6 +92,7 @@ class Mesh:
         self.settings = load(given, environ=self._environ, directory=directory or Path.cwd())
         self._declared: dict[str, Declared] = {}
         self._runtime: Runtime | None = None
+        self.metrics = Metrics(self.service)
 
     def __repr__(self) -> str:
         return f"Mesh({self.service!r})"
@@ -152,6 +158,8 @@ class Mesh:
             raise SettingsError(
                 f"{target.name}: ordering {ordering!r} is unknown (there are {', '.join(_ORDERINGS)})"
             )
+        if retry is not None and not isinstance(retry, Retry):
+            raise SettingsError(f"{target.name}: retry is {retry!r}: give a Retry(…)")
         if delivery != "at-least-once":
             raise SettingsError(
                 f"{target.name}: delivery {delivery!r} can't be promised yet: use 'at-least-once'"
@@ -185,7 +193,7 @@ class Mesh:
         if self._runtime is not None:
             raise FailedPrecondition(f"{self!r} is connected already: use it, or make another")
         self._runtime = await Runtime.open(
-            self.service, self.version, self._reachable_settings(), self._environ
+            self.service, self.version, self._reachable_settings(), self._environ, self.metrics
         )
         return self
 
@@ -305,13 +313,14 @@ class Mesh:
             body: the request.
             timeout: how long to wait, seconds; None waits as long as it takes.
             expires_in: how long the work is worth doing, seconds; None as long as the topic keeps it.
-            idempotency_key: travels with the request, for a handler that recognises repeats by it
-                (`context.idempotency_key`).
+            idempotency_key: the same for requests that ask for the same work: one is run, and all get its result, as
+                long as that is kept (`idempotency_hours`). 1 to 128 printable ASCII characters without spaces.
 
         Raises:
             DeadlineExceeded: no reply within `timeout`; the error's `handle` can be attached to.
             NotFound: there is no such operation.
             SchemaError: the body does not fit.
+            InvalidArgument: `idempotency_key` is malformed, or was used for another body.
             MeshError: what the callee answered.
         """
         return await self._connected().client.request(

@@ -5,6 +5,7 @@ On the way of a message: nowhere; everything that addresses a topic asks here. P
 ====================================================  ==================================================
 ``fleet.v1.find-aircraft``                            an operation, and its topic
 ``fleet.v1.find-aircraft.retry`` · ``.dead``          its retries and dead letters
+``fleet.v1.find-aircraft.idempotency``                its results by idempotency key
 ``dispatch.v1.events.flight-departed``                an event, and its topic
 ``weather.v1.from.<event topic>.retry`` · ``.dead``   a subscriber's own failures of that event
 ``dispatch.replies``                                  replies to a calling service
@@ -20,12 +21,12 @@ from typing import NamedTuple
 
 from broker_mesh.errors import SettingsError
 
-RESERVED_WORDS = frozenset({"events", "from", "retry", "dead", "replies", "reply"})
+RESERVED_WORDS = frozenset({"events", "from", "retry", "dead", "idempotency", "replies", "reply"})
 
 INTERNAL_PREFIX = "_mesh."
 
 # Kafka's limit (org.apache.kafka.common.internals.Topic), less what our longest suffix takes.
-MAX_NAME_LENGTH = 249 - len(".retry")
+MAX_NAME_LENGTH = 249 - len(".idempotency")
 
 _WORD = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _VERSION = re.compile(r"v[1-9][0-9]*")
@@ -119,6 +120,11 @@ def retry_topic(source: str) -> str:
 def dead_topic(source: str) -> str:
     """Name the topic that keeps the dead letters of an operation, or of a subscription."""
     return f"{source}.dead"
+
+
+def idempotency_topic(operation: str) -> str:
+    """Name the topic that keeps an operation's results by idempotency key."""
+    return f"{operation}.idempotency"
 
 
 def subscription(service: str, version: str, event: str) -> str:

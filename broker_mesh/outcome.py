@@ -5,7 +5,8 @@ On the way of a message: the last thing the inbound layers return.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
 
 from broker_mesh.errors import MeshError
 from broker_mesh.status import STATUS_RULES, DeadLettered
@@ -30,11 +31,13 @@ class RetryLater(NamedTuple):
         at: when, epoch ms.
         error: what the last attempt failed with.
         counts: whether it uses up one of the operation's attempts.
+        parked: whether the record waits in the retry topic, so that nothing waits behind it; else it keeps its place.
     """
 
     at: int
     error: MeshError
     counts: bool = True
+    parked: bool = False
 
 
 class DeadLetter(NamedTuple):
@@ -49,6 +52,12 @@ class Drop(NamedTuple):
     error: MeshError
 
 
+class Repeated(NamedTuple):
+    """The record is a repeat of one that is settled: nothing is to be done, its caller has its answer."""
+
+    error: None = None
+
+
 class HandlerError(Exception):
     """Carries what a handler raised through the layers, so that it is told from what a check raised."""
 
@@ -57,7 +66,16 @@ class HandlerError(Exception):
         self.error = error
 
 
-Outcome: TypeAlias = Done | RetryLater | DeadLetter | Drop
+Outcome: TypeAlias = Done | RetryLater | DeadLetter | Drop | Repeated
+
+OUTCOME_NAMES: Final[Mapping[type, str]] = {
+    Done: "done",
+    RetryLater: "retry-later",
+    DeadLetter: "dead-letter",
+    Drop: "drop",
+    Repeated: "repeated",
+}
+"""What spans, metrics and log lines call each."""
 
 
 def final(error: MeshError, *, expects_reply: bool, started: bool) -> Done | DeadLetter | Drop:

@@ -13,6 +13,7 @@ import json
 import logging
 import random
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from broker_mesh.kafka.reader import TailReader, scan
 from broker_mesh.layers.identity import is_from
 from broker_mesh.message import Message, Record, id_time, now_ms, received
 from broker_mesh.settings import Settings
+from broker_mesh.status import StatusCode
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +75,55 @@ class HandleToken(NamedTuple):
 
 
 class PendingReply:
-    """A reply that is waited for. It lives as long as somebody holds it."""
+    """A reply that is waited for. It lives as long as somebody holds it.
 
-    def __init__(self, token: HandleToken) -> None:
+    Args:
+        token: of the request.
+        asked_at: when the request was made, by `time.perf_counter`; None where that was elsewhere.
+
+    Attributes:
+        arrived: the newest answer.
+        final: the first answer that no replay can replace.
+    """
+
+    def __init__(self, token: HandleToken, asked_at: float | None = None) -> None:
         self.token = token
-        self.arrived: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        # Nobody may ever await it: an error set on it is not worth a warning of asyncio then.
-        self.arrived.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.asked_at = asked_at
+        self.arrived = _future()
+        self.final = _future()
+
+    def take(self, answer: Message) -> bool:
+        """Take an answer, unless the one that is here counts more.
+
+        A final answer is the first of its kind. An error whose request is kept for replay is replaced by whatever
+        comes after it.
+
+        Returns:
+            Whether it was taken.
+        """
+        if self.final.done() or (self.arrived.done() and not self._is_newer(answer)):
+            return False
+        if self.arrived.done():
+            self.arrived = _future()
+        self.arrived.set_result(answer)
+        if not awaits_replay(answer):
+            self.final.set_result(answer)
+        return True
+
+    def reject(self, error: MeshError) -> None:
+        """End all waits that are not over with an error."""
+        for waited in (self.arrived, self.final):
+            if not waited.done():
+                waited.set_exception(error)
+
+    def _is_newer(self, answer: Message) -> bool:
+        """Tell whether an answer replaces one that awaits its replay; searched and followed ones come in any order."""
+        if self.arrived.exception() is not None:
+            return False
+        earlier = self.arrived.result().record
+        assert earlier is not None  # answers are read from Kafka
+        assert answer.record is not None
+        return not awaits_replay(answer) or answer.record.offset > earlier.offset
 
 
 class Replies:
@@ -91,6 +135,8 @@ class Replies:
         client_id: how brokers name this client.
         ensure_topic: makes the reply topic where it is missing; gives its partition count.
         retention_of: tells how long a topic keeps records, ms; None for ever.
+        replied: told of each reply to a request of this process: its operation, the reply's status, and how long after
+            the request it came, seconds.
     """
 
     def __init__(
@@ -101,6 +147,7 @@ class Replies:
         client_id: str,
         ensure_topic: Callable[[], Awaitable[int]],
         retention_of: Callable[[str], Awaitable[int | None]],
+        replied: Callable[[str, StatusCode, float], None],
     ) -> None:
         self._settings = settings
         self._topic = naming.reply_topic(service)
@@ -108,6 +155,7 @@ class Replies:
         self._client_id = client_id
         self._ensure_topic = ensure_topic
         self._retention_of = retention_of
+        self._replied = replied
         self._pending: weakref.WeakValueDictionary[str, PendingReply] = weakref.WeakValueDictionary()
         self._reader: TailReader | None = None
         self._address: asyncio.Task[ReplyTo] | None = None
@@ -134,11 +182,7 @@ class Replies:
 
     def expect(self, token: HandleToken) -> PendingReply:
         """Wait for a reply from now on; to be called before the request is sent."""
-        pending = self._pending.get(token.id)
-        if pending is None:
-            pending = PendingReply(token)
-            self._pending[token.id] = pending
-        return pending
+        return self._wait_for(token, time.perf_counter())
 
     async def attach(self, token: HandleToken) -> PendingReply:
         """Find the reply to an earlier request: in the log, or when it comes.
@@ -153,7 +197,7 @@ class Replies:
             raise PermissionDenied(
                 f"the handle is of service {owner!r}; attach to it as that service, not as {self._service!r}"
             )
-        pending = self.expect(token)
+        pending = self._wait_for(token, None)
         # Followed first, searched second: a reply is either before the captured end, or comes after it.
         end = await self._tail().follow(*token.reply_to)
         found = await asyncio.to_thread(self._search, token, end)
@@ -189,6 +233,13 @@ class Replies:
         await self._tail().follow(*address)
         return address
 
+    def _wait_for(self, token: HandleToken, asked_at: float | None) -> PendingReply:
+        pending = self._pending.get(token.id)
+        if pending is None:
+            pending = PendingReply(token, asked_at)
+            self._pending[token.id] = pending
+        return pending
+
     def _tail(self) -> TailReader:
         if self._reader is None:
             self._reader = TailReader(
@@ -200,7 +251,7 @@ class Replies:
         for record in batch:
             reply = received(record, self._topic)
             pending = self._pending.get(reply.envelope.correlation_id or "")
-            if pending is None or pending.arrived.done():
+            if pending is None or pending.final.done():
                 continue  # another instance's, or nobody waits any more
             if not is_from(reply, naming.owner(pending.token.operation)):
                 logger.warning(
@@ -209,7 +260,13 @@ class Replies:
                     reply.envelope.source,
                 )
                 continue
-            pending.arrived.set_result(reply._replace(operation=pending.token.operation))
+            taken = pending.take(reply._replace(operation=pending.token.operation))
+            if taken and pending.asked_at is not None:
+                self._replied(
+                    pending.token.operation,
+                    reply.envelope.status or StatusCode.OK,
+                    time.perf_counter() - pending.asked_at,
+                )
 
     def _failed(self, error: MeshError) -> None:
         self._reader, self._address = None, None  # the next call, or the next attach, starts anew
@@ -221,8 +278,8 @@ class Replies:
 
     def _reject_pending(self, error_for: Callable[[HandleToken], MeshError]) -> None:
         for pending in list(self._pending.values()):
-            if not pending.arrived.done():
-                pending.arrived.set_exception(error_for(pending.token))
+            if not pending.final.done():
+                pending.reject(error_for(pending.token))
         self._pending.clear()
 
     def _search(self, token: HandleToken, end: int) -> Record | None:
@@ -233,8 +290,23 @@ class Replies:
             since=id_time(token.id) - _CLOCK_SLACK_MS,
             stop=self._closed,
         )
+        newest = None
         for record in records:
             reply = received(record, self._topic)
             if reply.envelope.correlation_id == token.id and is_from(reply, naming.owner(token.operation)):
-                return record
-        return None
+                newest = record
+                if not awaits_replay(reply):
+                    break  # a replay's answer can only stand behind one that awaits it
+        return newest
+
+
+def awaits_replay(answer: Message) -> bool:
+    """Tell whether an answer is an error whose request is kept as a dead letter: a replay may bring another answer."""
+    return answer.envelope.dead_letter is not None
+
+
+def _future() -> asyncio.Future[Message]:
+    future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    # Nobody may ever await it: an error set on it is not worth a warning of asyncio then.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
@@ -20,17 +21,21 @@ from broker_mesh.client import Client
 from broker_mesh.contracts.catalog import Catalog, Target
 from broker_mesh.contracts.files import load_schema_files
 from broker_mesh.contracts.registry import Registry
+from broker_mesh.control.files import read_folder
+from broker_mesh.control.live import LivePolicy
 from broker_mesh.errors import MeshError, NotFound, PermissionDenied, Unavailable
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.admin import Admin
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.kafka.topics import Replication
-from broker_mesh.layer import Step
-from broker_mesh.layers import deadline, route, trace, validate
+from broker_mesh.layer import Layer, Step
+from broker_mesh.layers import authorize, deadline, measure, route, trace, validate
 from broker_mesh.message import Receipt, now_ms
 from broker_mesh.operation import Event
 from broker_mesh.replies import Replies
 from broker_mesh.settings import Settings, nearest
+from broker_mesh.telemetry.metrics import Metrics
+from broker_mesh.telemetry.otlp_metrics import export_metrics
 from broker_mesh.telemetry.tracing import tracer_for
 
 logger = logging.getLogger(__name__)
@@ -61,7 +66,14 @@ class Runtime:
         client: for calls.
     """
 
-    def __init__(self, service: str, version: str, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        service: str,
+        version: str,
+        settings: Settings,
+        environ: Mapping[str, str],
+        metrics: Metrics,
+    ) -> None:
         self.service = service
         self.version = version
         self.settings = settings
@@ -69,15 +81,25 @@ class Runtime:
         instance = f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**4):04x}"  # noqa: S311 - a name
         self.client_id = f"{service}-{instance}"
         self.tracer, self._flush_spans = tracer_for(service, version, instance, environ)
+        self.metrics = metrics
+        self._flush_metrics = export_metrics(
+            metrics, service=service, version=version, instance=instance, environ=environ
+        )
         self._known_topics: set[str] = set()
         self._making_event = asyncio.Lock()
         self._describing = asyncio.Lock()
         self.exit = AsyncExitStack()
+        self.audit = authorize.AuditLog()
         self._entering: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(
-        cls, service: str, version: str, settings: Settings, environ: Mapping[str, str]
+        cls,
+        service: str,
+        version: str,
+        settings: Settings,
+        environ: Mapping[str, str],
+        metrics: Metrics,
     ) -> Runtime:
         """Connect.
 
@@ -85,13 +107,14 @@ class Runtime:
             service, version: of this process.
             settings: with `bootstrap_servers` set.
             environ: for the OTEL_* variables.
+            metrics: told of all that happens.
 
         Raises:
             Unavailable: Kafka can't be reached.
             SettingsError: a setting is not usable.
             SchemaError: a file of the schemas folder is wrong.
         """
-        runtime = cls(service, version, settings, environ)
+        runtime = cls(service, version, settings, environ, metrics)
         try:
             await runtime._connect()
         except BaseException:
@@ -102,9 +125,13 @@ class Runtime:
     async def _connect(self) -> None:
         settings = self.settings
         files = load_schema_files(settings.schemas) if settings.schemas.is_dir() else {}
+        rules = read_folder(settings.policy)
         self.admin = Admin(settings, self.client_id)
         brokers = await self.admin.count_brokers()
         self.kept: Replication = topics.replication(settings, brokers)
+        self.policy = LivePolicy(settings, client_id=self.client_id, files=rules)
+        self.exit.push_async_callback(self.policy.close)
+        await self.policy.open()
         self.registry = Registry(settings, client_id=self.client_id)
         self.catalog = Catalog(self.registry, files, self.not_found)
         self.producer = Producer(settings, self.client_id)
@@ -115,14 +142,15 @@ class Runtime:
             client_id=self.client_id,
             ensure_topic=self._ensure_reply_topic,
             retention_of=self._retention_of,
+            replied=self.metrics.replied,
         )
         self.exit.push_async_callback(self._replies.close)
-        self.client = Client(self.service, self._outbound(), self._replies, self)
+        self.client = Client(self.service, self._outbound(), self._replies, self, self.metrics.timed_out)
 
     async def close(self) -> None:
         """Let what was sent be acknowledged, and disconnect; a cancellation midway still disconnects the rest."""
         await self.exit.aclose()
-        await asyncio.to_thread(self._flush_spans)
+        await asyncio.gather(asyncio.to_thread(self._flush_spans), asyncio.to_thread(self._flush_metrics))
 
     async def _close_producer(self) -> None:
         try:
@@ -170,11 +198,17 @@ class Runtime:
     def _outbound(self) -> Step[Receipt]:
         layers = outbound.layers(
             trace=trace.outbound(self.tracer, client_id=self.client_id),
+            measure=self.measure_sends(),
             deadline=deadline.layer(now_ms),
+            authorize=authorize.outbound(lambda: self.policy.rules, self.audit),
             validate=validate.outbound(lambda message: self.catalog.codec(message.target)),
             route=route.layer(lambda message: self.catalog.key_field(message.target), self._ensure_topic),
         )
         return outbound.pipeline(layers, self.producer)
+
+    def measure_sends(self) -> Layer[Receipt]:
+        """Make the layer that measures what is sent, requests and replies."""
+        return measure.outbound(self.metrics.sent, timer=time.perf_counter)
 
     # ── topics ────────────────────────────────────────────────────────────────────────────────────────────
 

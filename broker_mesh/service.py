@@ -1,90 +1,50 @@
-"""The service side: takes records, runs handlers in order per key, lets offsets go when they are settled.
+"""The service side: takes records, sees that each is handled, lets offsets go when they are settled.
 
-On the way of a message: between the consumer and the inbound pipeline. Records of one key wait in one lane and
-run one after the other; lanes of different keys run side by side, up to `concurrency` handlers at once. All of
-this lives on the event loop; only `GroupConsumer`'s thread touches Kafka's consumer.
+On the way of a message: between the consumer and the inbound pipeline. A record goes into its lane (`lanes.py`), or,
+where it comes from a retry topic before its time, into the waiting room first (`waiting.py`). All of this lives on the
+event loop; only `GroupConsumer`'s thread touches Kafka's consumer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from broker_mesh import naming
+from broker_mesh import headers
+from broker_mesh.assignment import Assignment, Waiting
+from broker_mesh.endpoint import Endpoint
 from broker_mesh.errors import InternalError, MeshError
-from broker_mesh.kafka.consumer import NOTHING_COMMITTED, GroupConsumer, Partition, Position, Positions
-from broker_mesh.kafka.offsets import OffsetTracker
+from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Positions
+from broker_mesh.lanes import Lanes
 from broker_mesh.layer import Step
-from broker_mesh.layers.retry import Retry
-from broker_mesh.layers.validate import Decoder
 from broker_mesh.message import Message, Record, now_ms, received
-from broker_mesh.outcome import Outcome, RetryLater
+from broker_mesh.outcome import Outcome
 from broker_mesh.settings import Settings
 from broker_mesh.settle import FencedError
-from broker_mesh.turn import Turn
+from broker_mesh.telemetry.backlog import Taken
+from broker_mesh.waiting import WaitingRoom, to_move
 
 logger = logging.getLogger(__name__)
 
-Ordering: TypeAlias = Literal["key", "partition", "none"]
-
-_COMMIT_INTERVAL_SECONDS = 0.2
+_TENDING_SECONDS = 0.2
 _RENEWAL_SECONDS = 3600.0
 _REVOKE_BUDGET_SECONDS = 5.0
+_MOVE_AGAIN_SECONDS = 10.0
+_DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One thing that a service handles: an operation, or an event it subscribes to.
+class Inbound(NamedTuple):
+    """What a service hands its records to.
 
     Args:
-        name: the operation or event, which is the topic too.
-        stem: what the retry and dead-letter topics are named after.
-        decoder: for requests or events.
-        ordering: which records wait for each other.
-        retry: what follows a failed attempt.
+        handle: the inbound pipeline; returns when a record's outcome is durable.
+        put_back: writes a record that waits in its retry topic to the end of it.
     """
 
-    name: str
-    stem: str
-    decoder: Decoder
-    ordering: Ordering
-    retry: Retry
-
-    @property
-    def topics(self) -> tuple[str, str]:
-        """What its records come from: first deliveries, and what waits for another attempt or was replayed."""
-        return self.name, naming.retry_topic(self.stem)
-
-
-class _Assignment:
-    """One partition, from its assignment to its revocation; the epoch tells it from earlier ones."""
-
-    def __init__(self, start: Position) -> None:
-        self.epoch = start.epoch
-        self.tracker = OffsetTracker(max(start.offset, 0))
-        self.lanes: dict[Hashable, deque[Record]] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.turns: set[Turn] = set()
-        self.draining = asyncio.Event()  # start nothing more
-        self.in_flight = 0  # what the consumer counts as taken and not finished
-        self.moved = False  # the position has grown since it was last committed
-        self.committable = (
-            start.offset != NOTHING_COMMITTED
-        )  # else there is nothing to say before it has grown
-
-    def end(self) -> int:
-        """Fence everything that is still in work; tell how many records that is."""
-        self.draining.set()
-        for turn in self.turns:
-            turn.fenced = True
-        for task in self.tasks:
-            task.cancel()
-        given_back, self.in_flight = self.in_flight, 0
-        return given_back
+    handle: Step[Outcome]
+    put_back: Callable[[Message], Awaitable[None]]
 
 
 class Service:
@@ -93,7 +53,7 @@ class Service:
     Args:
         settings: with limits and the grace period.
         endpoints: what is handled.
-        make_pipeline: makes the inbound pipeline, given the check that tells a current message.
+        make_inbound: makes what records are handed to, given the check that tells a current message.
         on_committed: called with partitions on which the group has committed, once for each.
     """
 
@@ -101,21 +61,25 @@ class Service:
         self,
         settings: Settings,
         endpoints: Iterable[Endpoint],
-        make_pipeline: Callable[[Callable[[Message], bool]], Step[Outcome]],
+        make_inbound: Callable[[Callable[[Message], bool]], Inbound],
         on_committed: Callable[[Collection[Partition]], None],
     ) -> None:
         self._settings = settings
         by_topic = {topic: endpoint for endpoint in endpoints for topic in endpoint.topics}
         self._endpoints: Mapping[str, Endpoint] = by_topic
-        self._pipeline = make_pipeline(self.is_current)
+        inbound = make_inbound(self.is_current)
+        self._put_back = inbound.put_back
+        self._lanes = Lanes(by_topic, settings.concurrency, inbound.handle, self._finished, self.failed)
+        self._room = WaitingRoom(self._due, now_ms)
+        self._moves_from = 0.0  # by the loop's clock; after a move that failed
         self._on_committed = on_committed
-        self._places = asyncio.Semaphore(settings.concurrency)
+        self._resting: set[Partition] = set()
         self._held: set[Partition] = set()
-        self._assignments: dict[Partition, _Assignment] = {}
+        self._assignments: dict[Partition, Assignment] = {}
         self._stopping = False
         self._joined = asyncio.Event()
         self._consumer: GroupConsumer | None = None
-        self._committer: asyncio.Task[None] | None = None
+        self._tender: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -126,12 +90,24 @@ class Service:
     @property
     def partitions(self) -> int:
         """How many partitions of what the service handles are assigned now; their retries come with them."""
-        return sum(topic == self._endpoints[topic].name for topic, _ in self._assignments)
+        return sum(not self._is_retry(topic) for topic, _ in self._assignments)
 
     @property
     def in_flight(self) -> int:
-        """How many records are taken and not settled."""
-        return sum(assignment.tracker.pending for assignment in self._assignments.values())
+        """How many records are taken and not settled, without those whose next attempt is not due yet."""
+        return sum(assignment.in_work for assignment in self._assignments.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many records of retry topics are taken and not due yet."""
+        return len(self._room)
+
+    def taken(self) -> dict[Partition, Taken]:
+        """Tell of each partition how far it is settled, and what is in work."""
+        return {
+            key: Taken(each.tracker.position, each.in_work, each.tracker.oldest, held=key in self._held)
+            for key, each in self._assignments.items()
+        }
 
     @property
     def has_joined(self) -> bool:
@@ -145,7 +121,7 @@ class Service:
     def start(self, consumer: GroupConsumer) -> None:
         """Begin to take records from a consumer, which was made with this service as its listener."""
         self._consumer = consumer
-        self._committer = asyncio.create_task(self._commit_regularly(), name="mesh-committer")
+        self._tender = asyncio.create_task(self._tend_regularly(), name="mesh-tender")
         consumer.start()
 
     async def failure(self) -> None:
@@ -170,8 +146,9 @@ class Service:
         finally:
             # Also when the wait was cut short: a member that is left behind would keep its partitions from others.
             self.lost(list(self._assignments))
-            if self._committer is not None:
-                self._committer.cancel()
+            self._room.close()
+            if self._tender is not None:
+                self._tender.cancel()
             await self._consumer.close(positions, timeout=10.0)
 
     def is_current(self, message: Message) -> bool:
@@ -179,39 +156,41 @@ class Service:
         assignment = self._assignments.get((message.topic, message.partition))
         return assignment is not None and assignment.epoch == message.epoch
 
+    def settled_below(self, message: Message) -> int:
+        """Tell below which offset of a message's partition everything is settled; 0 where the partition is gone."""
+        assignment = self._assignments.get((message.topic, message.partition))
+        return 0 if assignment is None else assignment.tracker.position
+
     # ── GroupListener ─────────────────────────────────────────────────────────────────────────────────────
 
     def assigned(self, positions: Positions) -> None:
         """Take over partitions."""
         self._joined.set()
         for partition, position in positions.items():
-            self._assignments[partition] = _Assignment(position)
+            self._assignments[partition] = Assignment(partition, position)
             if self._stopping:
                 self._assignments[partition].draining.set()
 
     def received(self, batch: Sequence[Record]) -> None:
-        """Put records into their lanes, and start the lanes that were empty."""
+        """Put records into their lanes, and what is not due yet into the waiting room."""
+        now = now_ms()
         for record in batch:
-            partition = record.topic, record.partition
-            assignment = self._assignments.get(partition)
+            assignment = self._assignments.get((record.topic, record.partition))
             if assignment is None or assignment.draining.is_set():
                 self._give_back(record.topic, 1)
                 continue
             try:
-                assignment.tracker.take(record.offset)
+                assignment.tracker.take(record.offset, record.timestamp)
             except ValueError:
                 self._give_back(record.topic, 1)  # delivered twice within one assignment: in work, or done
                 continue
-            assignment.in_flight += 1
-            lane_key = self._lane_key(record)
-            lane = assignment.lanes.get(lane_key)
-            if lane is not None:
-                lane.append(record)
-                continue
-            assignment.lanes[lane_key] = deque([record])
-            task = asyncio.create_task(self._run_lane(partition, assignment, lane_key))
-            assignment.tasks.add(task)
-            task.add_done_callback(assignment.tasks.discard)
+            due = self._due_time(record)
+            if due is not None and due > now:
+                self._give_back(record.topic, 1)  # it counts again when it is due
+                self._room.add(assignment, record, due)
+            else:
+                assignment.in_flight += 1
+                self._lanes.put(assignment, record)
         self._hold_back()
 
     async def drain(self, partitions: Sequence[Partition]) -> Positions:
@@ -223,6 +202,7 @@ class Service:
         for partition in partitions:
             assignment = self._assignments.pop(partition, None)
             if assignment is not None:
+                self._room.drop(assignment)
                 self._give_back(partition[0], assignment.end())
         self._hold_back()
 
@@ -240,76 +220,82 @@ class Service:
             self._failure.set_exception(error)
             self._failure.exception()  # marks it as retrieved: a stop may come before anyone waits
 
-    # ── lanes ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── lanes and the waiting room ────────────────────────────────────────────────────────────────────────
 
-    def _lane_key(self, record: Record) -> Hashable:
-        match self._endpoints[record.topic].ordering:
-            case "partition":
-                return record.topic
-            case "key" if record.key is not None:
-                return record.key
-            case _:
-                return record.offset
+    def _finished(self, assignment: Assignment) -> None:
+        if assignment.in_flight:  # else ended meanwhile, and given back as a whole
+            assignment.in_flight -= 1
+            self._give_back(assignment.partition[0], 1)
+        if assignment.partition in self._held:
+            self._hold_back()
 
-    async def _run_lane(self, partition: Partition, assignment: _Assignment, lane_key: Hashable) -> None:
-        lane = assignment.lanes[lane_key]
+    def _due_time(self, record: Record) -> int | None:
+        """Tell when a record's next attempt is due, epoch ms; only retry topics hold what is not due at once."""
+        return headers.read(record.headers)[0].retry_at if self._is_retry(record.topic) else None
+
+    def _due(self, assignment: Assignment, record: Record) -> None:
+        if assignment.draining.is_set():
+            return  # handed back with its partition
+        assignment.in_flight += 1
+        if self._consumer is not None:
+            self._consumer.resumed(record.topic, 1)
+        self._lanes.put(assignment, record)
+        if self._held:
+            self._hold_back()
+
+    def _relieve(self) -> None:
+        """Have what waits at the front of a partition give way, where it holds things up."""
+        # One batch of one partition for each round: going round a large topic must not take all of the machine.
+        crowded = max(self._assignments.values(), key=lambda each: len(each.waiting), default=None)
+        full = self._room.full
+        for assignment in self._assignments.values():
+            if assignment.waiting and not assignment.relieving:
+                self._move_what_blocks(assignment, full=full and assignment is crowded)
+
+    def _move_what_blocks(self, assignment: Assignment, *, full: bool) -> None:
+        if assignment.draining.is_set() or asyncio.get_running_loop().time() < self._moves_from:
+            return
+        moved = to_move(
+            assignment,
+            now=now_ms(),
+            full=full,
+            most_beyond=self._settings.max_in_flight,
+            longest_kept=round(self._settings.request_retention_days * _DAY_MS / 4),
+        )
+        if moved:
+            assignment.relieving = True
+            taken = [self._room.take(assignment, offset) for offset in moved]
+            task = asyncio.create_task(self._move_all(assignment, taken))
+            assignment.tasks.add(task)
+            task.add_done_callback(assignment.tasks.discard)
+
+    async def _move_all(self, assignment: Assignment, taken: Sequence[Waiting]) -> None:
         try:
-            while lane and not assignment.draining.is_set():
-                record = lane.popleft()
-                await self._handle(assignment, record)
-                if assignment.in_flight:  # else ended meanwhile, and given back as a whole
-                    assignment.in_flight -= 1
-                    self._give_back(partition[0], 1)
-                if partition in self._held:
-                    self._hold_back()
-        except FencedError:
-            logger.info("a late completion on %s/%d is discarded: the partition has moved", *partition)
-        except MeshError as error:
-            self.failed(error)
+            await asyncio.gather(*(self._move(assignment, waiting) for waiting in taken))
         except Exception as error:
-            # A bug of the mesh must stop the service, not hang one lane.
-            logger.exception("handling a record of %s/%d failed inside the mesh", *partition)
+            # A bug of the mesh must stop the service, not strand what was to be moved.
+            logger.exception("moving what waits in %s/%d failed inside the mesh", *assignment.partition)
             stopped = InternalError(f"{type(error).__name__} inside the mesh: {error}")
             stopped.__cause__ = error
             self.failed(stopped)
-        finally:
-            assignment.lanes.pop(lane_key, None)
+        assignment.relieving = False
+        self._hold_back()
+        self._move_what_blocks(assignment, full=False)
 
-    async def _handle(self, assignment: _Assignment, record: Record) -> None:
-        """See one record through all its attempts; its successors in the lane wait meanwhile."""
-        message = received(record, self._endpoints[record.topic].name, assignment.epoch)
-        while True:
-            outcome, left_behind = await self._attempt(assignment, message)
-            if not isinstance(outcome, RetryLater):
-                break
-            await _until_returned(left_behind)
-            message = _next_attempt(message, outcome)
-            logger.warning(
-                "%s %s: attempt %d failed: %s; next attempt in %.1f s",
-                message.operation,
-                message.envelope.id,
-                message.envelope.attempt - outcome.counts,
-                outcome.error,
-                max(0, outcome.at - now_ms()) / 1000,
-            )
-            await _sleep_until(outcome.at, assignment.draining)
-            if assignment.draining.is_set():
-                raise FencedError
-        if assignment.tracker.done(record.offset):
-            assignment.moved = assignment.committable = True
-        # The record is settled and its offset free; its key alone waits until a plain function has returned.
-        await _until_returned(left_behind)
-
-    async def _attempt(
-        self, assignment: _Assignment, message: Message
-    ) -> tuple[Outcome, Sequence[asyncio.Future[None]]]:
-        async with Turn(self._places) as turn:
-            assignment.turns.add(turn)
-            try:
-                outcome = await self._pipeline(message)
-            finally:
-                assignment.turns.discard(turn)
-        return outcome, turn.left_behind
+    async def _move(self, assignment: Assignment, waiting: Waiting) -> None:
+        record = waiting.record
+        try:
+            await self._put_back(received(record, self._endpoints[record.topic].name, assignment.epoch))
+        except FencedError:
+            return
+        except MeshError as error:
+            # It goes on waiting where it is, and is handled when it is due.
+            self._moves_from = asyncio.get_running_loop().time() + _MOVE_AGAIN_SECONDS
+            logger.warning("%s/%d: what waits can't be moved: %s", record.topic, record.partition, error)
+            if not assignment.draining.is_set():
+                self._room.add(assignment, record, waiting.due)
+        else:
+            assignment.done(record.offset)
 
     def _give_back(self, topic: str, count: int) -> None:
         if count and self._consumer is not None:
@@ -319,30 +305,33 @@ class Service:
         """Stop taking from partitions where one record holds back the position of many that are done.
 
         Done records beyond the position are run again after a crash: their number is bounded like that in flight.
+        And stop taking from all retry topics while the waiting room is full.
         """
-        held = set()
-        for partition, assignment in self._assignments.items():
-            limit = self._settings.max_in_flight
-            if assignment.tracker.beyond >= (limit // 2 if partition in self._held else limit):
-                held.add(partition)
+        limit = self._settings.max_in_flight
+        resting = {
+            partition
+            for partition, assignment in self._assignments.items()
+            if assignment.tracker.beyond >= (max(1, limit // 2) if partition in self._resting else limit)
+        }
+        for topic, number in resting - self._resting:
+            logger.warning("%s/%d rests: %d records are done behind one that is not", topic, number, limit)
+        self._resting = resting
+        held = resting | {key for key in self._assignments if self._is_retry(key[0]) and self._room.full}
         if held != self._held and self._consumer is not None:
-            for topic, number in held - self._held:
-                logger.warning(
-                    "%s/%d rests: %d records are done behind one that is not",
-                    topic,
-                    number,
-                    self._settings.max_in_flight,
-                )
             self._held = held
             self._consumer.hold(held)
 
+    def _is_retry(self, topic: str) -> bool:
+        return topic != self._endpoints[topic].name
+
     # ── offsets ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _commit_regularly(self) -> None:
+    async def _tend_regularly(self) -> None:
         clock = asyncio.get_running_loop().time
         renewed = clock()
         while True:
-            await asyncio.sleep(_COMMIT_INTERVAL_SECONDS)
+            await asyncio.sleep(_TENDING_SECONDS)
+            self._relieve()
             if clock() - renewed >= _RENEWAL_SECONDS:
                 # Kafka may drop an offset by the time of its own last commit, also of a partition that is just idle.
                 renewed = clock()
@@ -383,30 +372,3 @@ class Service:
         # Only theirs: where the loop was too slow, a partition may have come back under a new epoch already.
         self.lost([key for key, assignment in drained.items() if self._assignments.get(key) is assignment])
         return positions
-
-
-def _next_attempt(message: Message, outcome: RetryLater) -> Message:
-    envelope = message.envelope
-    failed_at = now_ms()
-    return message.with_envelope(
-        attempt=envelope.attempt + 1 if outcome.counts else envelope.attempt,
-        first_failure=envelope.first_failure or failed_at,
-        last_failure=failed_at,
-    )
-
-
-async def _until_returned(left_behind: Sequence[asyncio.Future[None]]) -> None:
-    """Wait for plain functions that were given up: they can't be stopped, and must not run beside their successors."""
-    if left_behind:
-        await asyncio.wait(left_behind)
-
-
-async def _sleep_until(at: int, interrupted: asyncio.Event) -> None:
-    delay = (at - now_ms()) / 1000
-    if delay <= 0:
-        return
-    try:
-        async with asyncio.timeout(delay):
-            await interrupted.wait()
-    except TimeoutError:
-        return

@@ -9,26 +9,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from broker_mesh import inbound, naming, outbound
 from broker_mesh.client import Client
 from broker_mesh.contracts.catalog import is_unknown_schema
+from broker_mesh.endpoint import Endpoint, Ordering
 from broker_mesh.errors import MeshError
+from broker_mesh.idempotency import Results
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.consumer import GroupConsumer, Partition
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, Held, refuse_lost_offsets
-from broker_mesh.layer import Step, stack
-from broker_mesh.layers import deadline, headers, identity, route, settle, trace, validate
+from broker_mesh.layer import stack
+from broker_mesh.layers import (
+    authorize,
+    deadline,
+    dedupe,
+    headers,
+    idempotency,
+    identity,
+    measure,
+    route,
+    settle,
+    trace,
+    validate,
+)
 from broker_mesh.layers.retry import Retry
 from broker_mesh.message import Message, now_ms
 from broker_mesh.operation import Event, Operation
 from broker_mesh.outcome import Outcome
+from broker_mesh.repeats import Repeats
 from broker_mesh.runtime import Runtime
-from broker_mesh.service import Endpoint, Ordering, Service
+from broker_mesh.service import Inbound, Service
 from broker_mesh.settle import Settler
+from broker_mesh.telemetry.access_log import AccessLog
+from broker_mesh.telemetry.backlog import BacklogWatch, Seen
 from broker_mesh.telemetry.logs import message_context
 
 logger = logging.getLogger(__name__)
@@ -66,6 +84,7 @@ class Serving:
         self._runtime = runtime
         self._declared = declared
         self._entering: set[asyncio.Task[None]] = set()
+        self._with_results: set[str] = set()
 
     async def start(self) -> Service:
         """Make what the handlers need, join the group, and begin to handle.
@@ -82,10 +101,10 @@ class Serving:
         endpoints = [self._endpoint(item) for item in self._declared]
         consumed = [topic for endpoint in endpoints for topic in endpoint.topics]
 
-        def pipeline(is_current: Callable[[Message], bool]) -> Step[Outcome]:
-            return self._inbound(endpoints, is_current)
+        def make_inbound(is_current: Callable[[Message], bool]) -> Inbound:
+            return self._inbound(endpoints, is_current, lambda message: service.settled_below(message))
 
-        service = Service(runtime.settings, endpoints, pipeline, await self._keep_ledger(consumed))
+        service = Service(runtime.settings, endpoints, make_inbound, await self._keep_ledger(consumed))
         consumer = GroupConsumer(
             runtime.settings,
             client_id=runtime.client_id,
@@ -94,10 +113,28 @@ class Serving:
             listener=service,
         )
         service.start(consumer)
+        self._watching = asyncio.create_task(self._watch_backlog(service, consumer).run())
+        runtime.exit.callback(self._watching.cancel)
         self._confirming = asyncio.create_task(self._confirm_joining(service))
         runtime.exit.callback(self._confirming.cancel)
         runtime.exit.push_async_callback(self._finish_entering)
         return service
+
+    def _watch_backlog(self, service: Service, consumer: GroupConsumer) -> BacklogWatch:
+        runtime, watch = self._runtime, consumer.watch
+        groups: Groups | None = None  # a client of its own, made when something rests for the first time
+
+        async def ask_ends(partitions: Collection[Partition]) -> dict[Partition, int]:
+            nonlocal groups
+            groups = groups or Groups(runtime.settings, runtime.client_id)
+            return {key: bounds.end for key, bounds in (await groups.bounds(partitions)).items()}
+
+        return BacklogWatch(
+            runtime.metrics,
+            service.taken,
+            lambda: Seen(watch.ends, watch.paused, consumer.delivered),
+            ask_ends,
+        )
 
     async def _confirm_joining(self, service: Service) -> None:
         """Tell the service that it has joined where the consumer hears nothing of it.
@@ -209,7 +246,28 @@ class Serving:
             return item.target.name
         return naming.subscription(self._runtime.service, self._runtime.version, item.target.name)
 
-    def _inbound(self, endpoints: Sequence[Endpoint], is_current: Callable[[Message], bool]) -> Step[Outcome]:
+    def _told_of_attempts(self) -> list[Callable[[measure.Attempt], None]]:
+        runtime = self._runtime
+        if not runtime.settings.access_log:
+            return [runtime.metrics.attempted]
+        return [runtime.metrics.attempted, AccessLog(runtime.service).ended]
+
+    async def _ensure_results(self, operation: str) -> None:
+        """Make the topic of an operation's results by idempotency key, with the first of them."""
+        if operation not in self._with_results:
+            runtime = self._runtime
+            partitions = (await runtime.admin.describe([operation]))[operation].partitions
+            await runtime.admin.create(
+                [topics.idempotency_topic(operation, runtime.settings, runtime.kept, partitions)]
+            )
+            self._with_results.add(operation)
+
+    def _inbound(
+        self,
+        endpoints: Sequence[Endpoint],
+        is_current: Callable[[Message], bool],
+        settled_below: Callable[[Message], int],
+    ) -> Inbound:
         runtime = self._runtime
         by_name = {endpoint.name: endpoint for endpoint in endpoints}
         handlers = {item.target.name: item for item in self._declared}
@@ -218,33 +276,58 @@ class Serving:
             send_reply=outbound.pipeline(
                 outbound.reply_layers(
                     trace=trace.outbound(runtime.tracer, client_id=runtime.client_id),
+                    measure=runtime.measure_sends(),
                     route=route.existing(runtime.ensure_reply_address),
                 ),
                 runtime.producer,
             ),
             producer=runtime.producer,
             dead_topic_of=lambda message: naming.dead_topic(by_name[message.operation].stem),
+            retry_topic_of=lambda message: naming.retry_topic(by_name[message.operation].stem),
             is_current=is_current,
+            dead_lettered=runtime.metrics.dead_lettered,
+        )
+        results = Results(
+            runtime.service,
+            runtime.settings,
+            client_id=runtime.client_id,
+            producer=runtime.producer,
+            ensure_topic=self._ensure_results,
+            settler=settler,
+            is_current=is_current,
+        )
+        repeats = Repeats(
+            runtime.settings, client_id=runtime.client_id, settled_below=settled_below, is_current=is_current
         )
         layers = inbound.layers(
             trace=trace.inbound(
                 runtime.tracer, group=runtime.group, client_id=runtime.client_id, bind=message_context
             ),
+            measure=measure.inbound(
+                runtime.metrics.begun, self._told_of_attempts(), clock=now_ms, timer=time.perf_counter
+            ),
             settle=settle.layer(
-                lambda message: by_name[message.operation].retry, settler.carry_out, now_ms, random.random
+                lambda message: by_name[message.operation].retry,
+                repeats.settling(results.settling(settler.carry_out)),
+                now_ms,
+                random.random,
+                parks=lambda message: by_name[message.operation].parks,
             ),
             headers=headers.layer(),
             identity=identity.layer(),
+            dedupe=dedupe.layer(repeats.is_repeat),
             deadline=deadline.layer(now_ms),
+            authorize=authorize.inbound(runtime.service, lambda: runtime.policy.rules, runtime.audit),
             validate=validate.inbound(
                 lambda message: by_name[message.operation].decoder,
                 is_unknown_schema,
                 runtime.catalog.read_registry,
             ),
+            idempotency=idempotency.layer(results.begin),
         )
 
         async def handle(message: Message) -> Outcome:
             outcome: Outcome = await handlers[message.operation].invoke(message, runtime.client)
             return outcome
 
-        return stack(layers, handle)
+        return Inbound(stack(layers, handle), settler.put_back)

@@ -62,6 +62,9 @@ class Settings(BaseModel):
     schemas: Path = Field(
         default=Path("schemas"), description="folder of Avro schemas, one folder per service"
     )
+    policy: Path = Field(
+        default=Path("policy"), description="folder of rules in YAML that hold for this process"
+    )
     partitions: int = Field(default=6, ge=1, le=10_000, description="of topics that the mesh creates")
     replication_factor: int | None = Field(
         default=None,
@@ -81,9 +84,28 @@ class Settings(BaseModel):
     grace_seconds: float = Field(
         default=20.0, ge=0, le=3600, description="how long a stopping service lets its handlers finish"
     )
+    access_log: bool = Field(
+        default=True, description="whether a line is logged for each message that is settled"
+    )
     connect_timeout_seconds: float = Field(
         default=10.0, gt=0, le=600, description="how long a start waits for Kafka"
     )
+    idempotency_hours: float = Field(
+        default=24.0,
+        gt=0,
+        le=8760,
+        description="how long the result of a request with an idempotency key is kept",
+    )
+    idempotency_keys: int = Field(
+        default=50_000, ge=1, le=10_000_000, description="results kept by idempotency key, per partition"
+    )
+    dedupe_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        le=1440,
+        description="how long ids are remembered, so that repeats are dropped; 0 for never",
+    )
+    dedupe_ids: int = Field(default=10_000, ge=1, le=1_000_000, description="ids remembered, per partition")
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="librdkafka properties passed through: TLS, SASL, tuning"
     )
@@ -158,8 +180,11 @@ def load_with_origins(
         raise SettingsError(_sentence(error, origins)) from error
     if settings.bootstrap_servers is not None:
         _check_servers(settings.bootstrap_servers, origins["bootstrap_servers"])
-    base = file.parent if origins.get("schemas") == str(file) else directory
-    return settings.model_copy(update={"schemas": base / settings.schemas}), origins
+    folders = {
+        name: (file.parent if origins.get(name) == str(file) else directory) / getattr(settings, name)
+        for name in ("schemas", "policy")
+    }
+    return settings.model_copy(update=folders), origins
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from broker_mesh import headers
 from broker_mesh.errors import (
@@ -24,13 +25,17 @@ from broker_mesh.headers import Envelope, Place, RawHeaders
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.layer import Step
 from broker_mesh.message import Message, Receipt, Record, new_id, now_ms
-from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, Repeated, RetryLater
 from broker_mesh.status import StatusCode
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
+
+
+CarryOut: TypeAlias = Callable[[Message, Outcome], Awaitable[None]]
+"""Settles a message with its outcome; returns when that is durable."""
 
 
 class FencedError(Exception):
@@ -45,7 +50,9 @@ class Settler:
         send_reply: sends a finished reply, with a span of its own.
         producer: writes dead letters, whose headers stay those of the record.
         dead_topic_of: tells where dead letters of a message go.
+        retry_topic_of: tells where a message waits for its next attempt, where it does not in its place.
         is_current: whether a message's partition is still assigned as it was when the message was taken.
+        dead_lettered: told of each dead letter that Kafka has.
     """
 
     def __init__(
@@ -54,13 +61,17 @@ class Settler:
         send_reply: Step[Receipt],
         producer: Producer,
         dead_topic_of: Callable[[Message], str],
+        retry_topic_of: Callable[[Message], str],
         is_current: Callable[[Message], bool],
+        dead_lettered: Callable[[Message, MeshError], None],
     ) -> None:
         self._service = service
         self._send_reply = send_reply
         self._producer = producer
         self._dead_topic_of = dead_topic_of
+        self._retry_topic_of = retry_topic_of
         self._is_current = is_current
+        self._dead_lettered = dead_lettered
 
     async def carry_out(self, message: Message, outcome: Outcome) -> None:
         """Make an outcome durable.
@@ -79,14 +90,17 @@ class Settler:
                 logger.info("%s %s is dropped: %s", message.operation, message.envelope.id, error)
                 if message.expects_reply:
                     await self._answer_error(message, error)
+            case Repeated():
+                pass  # the first of them was settled, and answered where somebody waited
             case DeadLetter(error):
                 # Kept first, answered second: a crash in between repeats both, the other order could lose it.
-                await self._keep(message, error)
+                place = await self._keep(message, error)
                 if message.expects_reply:
-                    await self._answer_error(message, error)
+                    await self._answer_error(message, error, place)
+            case RetryLater(at, error, parked=True):
+                await self._park(message, error, at)
             case RetryLater():
-                # The service holds the record, and its key with it, until the next attempt.
-                pass
+                pass  # `lanes.py` holds the record, and its key with it, until the next attempt
 
     async def _answer(self, message: Message, reply: bytes | None) -> None:
         answer = self._reply(message, value=reply, status=StatusCode.OK)
@@ -95,78 +109,117 @@ class Settler:
         except MessageTooLarge as error:
             # The work was done, but its result can't travel: both sides must hear of it.
             too_large = MessageTooLarge(f"the reply is too large: {error.message}", details=error.details)
-            await self._keep(message, too_large)
-            await self._answer_error(message, too_large)
+            place = await self._keep(message, too_large)
+            await self._answer_error(message, too_large, place)
         except (NotFound, InvalidArgument, PermissionDenied) as error:
             await self._keep(message, _undeliverable(message, error))
 
-    async def _answer_error(self, message: Message, error: MeshError) -> None:
+    async def _answer_error(self, message: Message, error: MeshError, place: Place | None = None) -> None:
+        """Answer with an error; `place` says where the request is kept, for a caller that waits for its replay."""
         answer = self._reply(message, value=None, status=error.status).with_envelope(
-            status_message=error.message, status_details=error.details
+            status_message=error.message, status_details=error.details, dead_letter=place
         )
         try:
             await self._send(message, answer)
-        except (NotFound, InvalidArgument, PermissionDenied) as undeliverable:
-            await self._keep(message, _undeliverable(message, undeliverable))
+        except (NotFound, InvalidArgument, PermissionDenied, MessageTooLarge) as undeliverable:
+            if place is None:
+                await self._keep(message, _undeliverable(message, undeliverable))
+            else:  # kept already: a second dead letter would be replayed as a second request
+                logger.warning(
+                    "%s %s: the caller can't be told: %s",
+                    message.operation,
+                    message.envelope.id,
+                    undeliverable,
+                )
 
-    async def _keep(self, message: Message, error: MeshError) -> None:
-        """Write the dead letter: the record as it came, with why."""
-        record = message.record
-        assert record is not None  # only received messages are settled
-        envelope = message.envelope
-        failed_at = now_ms()
-        facts = Envelope(
-            id=envelope.id,
-            attempt=envelope.attempt,
-            status=error.status,
-            status_message=error.message,
-            status_details=error.details,
-            origin=envelope.origin or Place(record.topic, record.partition, record.offset),
-            exception=type(error.__cause__ or error).__qualname__,
-            first_failure=envelope.first_failure or failed_at,
-            last_failure=failed_at,
-        )
+    async def _keep(self, message: Message, error: MeshError) -> Place:
+        """Write the dead letter: the record as it came, with why. Gives where it stands."""
         topic = self._dead_topic_of(message)
-        letter_headers = dead_letter_headers(record, facts)
-
-        async def write(partition: int) -> Receipt:
-            return await self._producer.send(
-                topic, key=record.key, value=record.value, headers=letter_headers, partition=partition
-            )
-
         logger.warning(
-            "%s %s goes to %s: %s",
+            "%s %s goes to %s: %.2000s",
             message.operation,
-            envelope.id,
+            message.envelope.id,
             topic,
             error,
             extra={"status": error.status.name},
         )
-        try:
-            await self._persist(
-                message, lambda: write(record.partition), f"its dead letter to {topic}", (NotFound,)
+        place = await self._copy(message, topic, _failure_facts(message, error), "dead letter")
+        self._dead_lettered(message, error)
+        return place
+
+    async def _park(self, message: Message, error: MeshError, at: int) -> None:
+        """Write the record to its retry topic, where it waits for its next attempt and nothing waits behind it."""
+        facts = _failure_facts(message, error)
+        facts = facts._replace(attempt=facts.attempt + 1, retry_at=at)
+        await self._copy(message, self._retry_topic_of(message), facts, "retry")
+
+    async def put_back(self, message: Message) -> None:
+        """Write a record that waits in its retry topic to the end of it, as it is; returns once Kafka has it.
+
+        Raises:
+            FencedError: the partition is gone; nothing was produced.
+            MeshError: it can't be written now; the record can go on waiting where it is.
+        """
+        record = message.record
+        assert record is not None  # only received messages wait
+        if not self._is_current(message):
+            raise FencedError
+        await self._producer.send(
+            record.topic,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            partition=record.partition,
+        )
+
+    async def _copy(self, message: Message, topic: str, facts: Envelope, what: str) -> Place:
+        """Write the record as it came, with the facts of its failure, to the partition of its own number."""
+        record = message.record
+        assert record is not None  # only received messages are settled
+        copied_headers = failure_headers(record, facts)
+        if not any(name == headers.CE_ID for name, _ in copied_headers):
+            # It is named by its place (a plain Kafka client made it): the copy keeps that name at another place.
+            copied_headers.append((headers.CE_ID, facts.id.encode()))
+
+        async def write(partition: int) -> Receipt:
+            return await self._producer.send(
+                topic, key=record.key, value=record.value, headers=copied_headers, partition=partition
             )
+
+        named = f"its {what} to {topic}"
+        try:
+            receipt = await self.persist(message, lambda: write(record.partition), named, (NotFound,))
         except NotFound:
-            # The source has more partitions than its dead-letter topic: by key is better than not at all.
-            await self._persist(message, lambda: write(-1), f"its dead letter to {topic}", ())
+            # The source has more partitions than this topic: by key is better than not at all.
+            receipt = await self.persist(message, lambda: write(-1), named, ())
+        return Place(*receipt)
 
     async def _send(self, message: Message, answer: Message) -> None:
         """Send a reply; raises what only another answer can mend."""
         gives_up = (NotFound, InvalidArgument, PermissionDenied, MessageTooLarge)
-        await self._persist(
+        await self.persist(
             message, lambda: self._send_reply(answer), f"its reply to {answer.topic}", gives_up
         )
 
-    async def _persist(
+    async def persist(
         self,
         message: Message,
         produce: Callable[[], Awaitable[Receipt]],
         what: str,
         gives_up: tuple[type[MeshError], ...],
-    ) -> None:
+    ) -> Receipt:
         """Produce until Kafka has it, or an error says that it never will.
 
         What can't be written holds its record, and with it the offset; nothing is ever skipped.
+
+        Args:
+            message: on whose behalf.
+            produce: sends once.
+            what: is written, for the log, as in "its reply to dispatch.replies".
+            gives_up: errors that no further try mends; they are raised.
+
+        Raises:
+            FencedError: the message's partition is gone; nothing more is produced.
         """
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -175,7 +228,7 @@ class Settler:
             if self._producer.fatal is not None:
                 raise self._producer.fatal  # this process can send nothing more: it ends, and a new one goes on
             try:
-                await produce()
+                return await produce()
             except gives_up:
                 raise
             except MeshError as error:
@@ -189,8 +242,6 @@ class Settler:
                 )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-            else:
-                return
 
     def _reply(self, message: Message, *, value: bytes | None, status: StatusCode) -> Message:
         request = message.envelope
@@ -206,16 +257,35 @@ class Settler:
                 correlation_id=request.correlation_id or request.id,
                 attempt=request.attempt,
                 status=status,
+                replay_id=request.replay_id,
             ),
             value=value,
             partition=request.reply_to.partition,
         )
 
 
-def dead_letter_headers(record: Record, facts: Envelope) -> RawHeaders:
-    """Give a dead letter's headers: the record's own, with the facts of its failure in place of older ones."""
+def _failure_facts(message: Message, error: MeshError) -> Envelope:
+    record, envelope = message.record, message.envelope
+    assert record is not None  # only received messages are settled
+    failed_at = now_ms()
+    return Envelope(
+        id=envelope.id,
+        attempt=envelope.attempt,
+        status=error.status,
+        status_message=error.message,
+        status_details=error.details,
+        origin=envelope.origin or Place(record.topic, record.partition, record.offset),
+        exception=type(error.__cause__ or error).__qualname__,
+        first_failure=envelope.first_failure or failed_at,
+        last_failure=failed_at,
+    )
+
+
+def failure_headers(record: Record, facts: Envelope) -> RawHeaders:
+    """Give the headers of a retry or dead letter: the record's own, with the facts of its failure for older ones."""
     written = [(name, value) for name, value in headers.write(facts) if name.startswith("mesh-")]
-    replaced = {name for name, _ in written}
+    # All facts of earlier failures go, so that none stands beside another failure's.
+    replaced = headers.FAILURE_FACTS | {name for name, _ in written}
     return [(name, value) for name, value in record.headers if name not in replaced] + written
 
 

@@ -93,9 +93,9 @@ class SyncHandle(Generic[T]):
     def __str__(self) -> str:
         return str(self._handle)
 
-    def reply(self, timeout: float | None = None) -> T:
+    def reply(self, timeout: float | None = None, *, wait_for_replay: bool = False) -> T:
         """Wait for the reply, as `Handle.reply`."""
-        return run_blocking(self._loop, self._handle.reply(timeout))
+        return run_blocking(self._loop, self._handle.reply(timeout, wait_for_replay=wait_for_replay))
 
 
 class _Caller(Protocol):

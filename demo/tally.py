@@ -1,4 +1,4 @@
-"""What is counted: requests by the service that makes them, departures by whoever reads the board.
+"""What is counted: requests by the service that makes them, departures and bills by whoever reads them.
 
 Nothing is ever taken for answered: what was sent and not answered, neither with a reply nor with an error, waits;
 what still waits at the end is lost.
@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
 from demo.contracts import FlightDeparted
+from demo.tariff import Bill
+
+
+class Cause(NamedTuple):
+    """Why a request is a dead letter.
+
+    Args:
+        status: the name of the status code that it ended with.
+        exception: the type that the handler raised.
+    """
+
+    status: str
+    exception: str
 
 
 class Calls(BaseModel):
@@ -52,13 +66,16 @@ class Progress(BaseModel):
     """How far dispatch is; it writes one as a line of JSON now and then, and a last one at its end.
 
     Args:
-        flights: flights that are done with: both answers came, and the departure is published where there was one.
+        flights: flights that are done with: both answers came, the departure is published where there was one, and
+            billing is asked for a bill.
         published: events that Kafka has.
+        to_bill: requests for a bill that Kafka has; they are one-way, nobody waits for an answer.
         calls: requests by operation.
     """
 
     flights: int = 0
     published: int = 0
+    to_bill: int = 0
     calls: dict[str, Calls] = Field(default_factory=dict)
 
     @property
@@ -93,3 +110,40 @@ class Departures:
         self.by_origin[departure.origin] += 1
         delay = departure.departed_at - departure.scheduled_at
         self.delay_minutes[departure.origin] += round(delay.total_seconds() / 60)
+
+
+class Bills:
+    """What became of the requests for bills. Delivery is at least once: repeats are told apart by the flight's id.
+
+    Args:
+        expected: ids of the flights of this run; a Kafka that is used again may hold requests of earlier ones.
+    """
+
+    def __init__(self, expected: AbstractSet[str]) -> None:
+        self.flights: set[str] = set()
+        self.repeats = 0
+        self.cents = 0
+        self.at_once = 0
+        self.dead_letters: Counter[Cause] = Counter()
+        self.replayed = 0
+        self._expected = expected
+
+    def add(self, bill: Bill) -> None:
+        """Count a bill that was written."""
+        if bill.flight not in self._expected:
+            return
+        if bill.flight in self.flights:
+            self.repeats += 1
+            return
+        self.flights.add(bill.flight)
+        self.cents += bill.cents
+
+    def take_dead_letters(self, dead_letters: Counter[Cause]) -> None:
+        """Take the dead letters by cause; what is billed by now was billed at once."""
+        self.dead_letters = dead_letters
+        self.at_once = len(self.flights)
+
+    @property
+    def settled(self) -> int:
+        """How many requests are billed or stand in the dead letters, before any of these is replayed."""
+        return self.at_once + self.dead_letters.total()

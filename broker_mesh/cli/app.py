@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from broker_mesh.cli import call, check, dev, run, schemas, send, tap, topics
+from broker_mesh.cli import (
+    access,
+    apply,
+    call,
+    check,
+    dead_letters,
+    dev,
+    run,
+    schemas,
+    send,
+    tap,
+    topics,
+    trace,
+)
 from broker_mesh.cli.exits import MEANINGS
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
@@ -54,8 +67,15 @@ app.command("send", short_help="Send a one-way message, or publish an event.", e
     send.send
 )
 app.command("tap", short_help="Watch records as they come.", epilog=tap.EXAMPLES)(tap.tap)
+app.command("trace", short_help="Tell the story of one message.", epilog=trace.EXAMPLES)(trace.trace)
+app.add_typer(dead_letters.app, short_help="Look at what failed for good; put it back, or drop it.")
 app.command("check", short_help="Tell what is fine, what is not, and what to do.", epilog=check.EXAMPLES)(
     check.check
 )
 app.add_typer(topics.app, short_help="Look at topics, make them, reset offsets.")
 app.add_typer(schemas.app, short_help="Look at schemas, and register files.")
+app.add_typer(access.app, short_help="Ask who may call what.")
+app.command("apply", short_help="Apply the resources of files.", epilog=apply.APPLY_EXAMPLES)(apply.apply)
+app.command("diff", short_help="Show what apply would change.", epilog=apply.DIFF_EXAMPLES)(apply.diff)
+app.command("get", short_help="Show what was applied.", epilog=apply.GET_EXAMPLES)(apply.get)
+app.command("delete", short_help="Delete what was applied.", epilog=apply.DELETE_EXAMPLES)(apply.delete)

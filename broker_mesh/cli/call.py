@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +30,7 @@ EXAMPLES = examples(
     "mesh call fleet.v1.find-aircraft @request.json --timeout 10 -o json",
     'echo \'{"tailnum": "N14228"}\' | mesh call fleet.v1.find-aircraft -',
     "mesh call --attach mesh1.WyIwMTk…",
+    "mesh call --attach mesh1.WyIwMTk… --wait-for-replay --timeout 1h",
 )
 
 
@@ -58,6 +61,13 @@ def call(
         str | None,
         typer.Option("--attach", metavar="HANDLE", help="Wait for the reply to an earlier request instead."),
     ] = None,
+    wait_for_replay: Annotated[
+        bool,
+        typer.Option(
+            "--wait-for-replay",
+            help="Where it fails and is kept as a dead letter, wait on for the answer to its replay.",
+        ),
+    ] = False,
     identity: Identity = "cli",
     bootstrap_servers: BootstrapServers = None,
     output: Output = OutputFormat.TABLE,
@@ -75,12 +85,21 @@ def call(
             raise typer.BadParameter(
                 "it waits for an earlier request: give no new one", param_hint="--attach"
             )
-        reply = _attach(attach, operation, timeout, bootstrap_servers)
+        reply = _attach(attach, operation, timeout, wait_for_replay, bootstrap_servers)
     elif operation is None:
         raise typer.BadParameter("name the operation, or give --attach HANDLE", param_hint="OPERATION")
     else:
         body = read_object(request)  # not within the event loop, where Ctrl-C could not end a read of stdin
-        reply = _call(operation, body, timeout, expires_in, idempotency_key, identity, bootstrap_servers)
+        reply = _call(
+            operation,
+            body,
+            timeout,
+            expires_in,
+            idempotency_key,
+            wait_for_replay,
+            identity,
+            bootstrap_servers,
+        )
     try:
         answer = run(reply)
     except MeshError as error:
@@ -97,6 +116,7 @@ async def _call(
     timeout: float | None,
     expires_in: float | None,
     idempotency_key: str | None,
+    wait_for_replay: bool,
     identity: str,
     bootstrap_servers: str | None,
 ) -> Any:
@@ -125,11 +145,21 @@ async def _call(
                 "it may be handled or not; call again with an --idempotency-key where that matters"
             ) from error
         left = None if timeout is None else max(0.0, timeout - (clock() - begun))
-        return await _reply(handle, timeout, bootstrap_servers, left=left)
+        again = _attach_command(str(handle), bootstrap_servers)
+        print_note(f"handle: {handle}")
+        print_note(f"The request is kept. If this is interrupted, wait for the reply with: {again}")
+        with _interruptible(again):
+            return await _reply(
+                handle, timeout, bootstrap_servers, left=left, wait_for_replay=wait_for_replay
+            )
 
 
 async def _attach(
-    text: str, operation: str | None, timeout: float | None, bootstrap_servers: str | None
+    text: str,
+    operation: str | None,
+    timeout: float | None,
+    wait_for_replay: bool,
+    bootstrap_servers: str | None,
 ) -> Any:
     from broker_mesh.cli.connection import calling
     from broker_mesh.naming import owner
@@ -138,9 +168,12 @@ async def _attach(
     token = HandleToken.decode(text)
     if operation is not None and operation != token.operation:
         raise InvalidArgument(f"the handle is of {token.operation}, not of {operation}")
-    async with calling(owner(token.reply_to.topic), bootstrap_servers) as mesh:
-        handle = mesh.client.attach(text, None)
-        return await _reply(handle, timeout, bootstrap_servers, left=timeout, announce=False)
+    with _interruptible(_attach_command(text, bootstrap_servers)):
+        async with calling(owner(token.reply_to.topic), bootstrap_servers) as mesh:
+            handle = mesh.client.attach(text, None)
+            return await _reply(
+                handle, timeout, bootstrap_servers, left=timeout, wait_for_replay=wait_for_replay
+            )
 
 
 async def _ready_body(mesh: Runtime, operation: str, body: dict[str, Any]) -> Any:
@@ -159,34 +192,38 @@ async def _reply(
     bootstrap_servers: str | None,
     *,
     left: float | None,
-    announce: bool = True,
+    wait_for_replay: bool,
 ) -> Any:
     """Wait for the reply for what is `left` of the time-out, seconds; None waits as long as it takes."""
-    import asyncio
-
     from broker_mesh.contracts.plain_json import value_to_json
     from broker_mesh.errors import DeadlineExceeded
 
-    again = _attach_command(handle, bootstrap_servers)
-    if announce:
-        print_note(f"handle: {handle}")
-        print_note(f"The request is kept. If this is interrupted, wait for the reply with: {again}")
     try:
         with spinning(f"waiting for {handle.operation}"):
-            return value_to_json(await handle.reply(left))
+            return value_to_json(await handle.reply(left, wait_for_replay=wait_for_replay))
     except DeadlineExceeded as error:
         if is_answer(error):
             raise
+        again = _attach_command(str(handle), bootstrap_servers)
         raise DeadlineExceeded(
             f"no reply from {handle.operation} within {timeout:g} s; the request is still pending: {again}",
             handle=str(handle),
         ) from error
+
+
+@contextmanager
+def _interruptible(again: str) -> Iterator[None]:
+    """Say how to go on where an interruption ends the block."""
+    import asyncio
+
+    try:
+        yield
     except asyncio.CancelledError:
         print_note(f"Interrupted; the request is still pending. Wait for its reply with: {again}")
         raise
 
 
-def _attach_command(handle: Handle[Any], bootstrap_servers: str | None) -> str:
+def _attach_command(handle: str, bootstrap_servers: str | None) -> str:
     servers = f" --bootstrap-servers {shlex.quote(bootstrap_servers)}" if bootstrap_servers else ""
     return f"mesh call --attach {handle}{servers}"
 
@@ -198,7 +235,10 @@ def _print_error_answer(error: MeshError, output: OutputFormat) -> None:
             "message": error.message,
             "details": error.details,
             "attempts": error.attempts,
+            "dead_letter": error.dead_letter,
         }
         print_json(answer, compact=True)
     else:
         print_note(str(error))
+        if error.dead_letter is not None:
+            print_note(f"The request is kept for replay: mesh dead-letters show {error.dead_letter}")

@@ -22,6 +22,7 @@ from broker_mesh.kafka.admin import Admin
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.runtime import Runtime
 from broker_mesh.settings import Settings, load_with_origins
+from broker_mesh.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -152,9 +153,10 @@ async def calling(service: str, bootstrap_servers: str | None) -> AsyncIterator[
         Unavailable: no Kafka is named, or it can't be reached.
     """
     settings = _announced(find_settings(bootstrap_servers)).settings
-    # By name, all schemas are the registry's: a folder that happens to be here says nothing about them.
-    settings = settings.model_copy(update={"schemas": Path(os.devnull)})
-    runtime = await Runtime.open(service, "v1", settings, os.environ)
+    # By name, all schemas are the registry's, and the rules those of `mesh apply`: folders that happen to be here
+    # say nothing about them.
+    settings = settings.model_copy(update={"schemas": Path(os.devnull), "policy": Path(os.devnull)})
+    runtime = await Runtime.open(service, "v1", settings, os.environ, Metrics(service))
     try:
         with _warnings_shown():
             yield runtime

@@ -24,7 +24,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "fine",
     ExitCode.FAILED: "answered with an error, refused, or a check found a problem",
     ExitCode.USAGE: "wrong usage, JSON or settings, or a value that does not fit its schema",
-    ExitCode.NOT_FOUND: "no such operation, topic, subject or module",
+    ExitCode.NOT_FOUND: "no such operation, topic, message, subject or module",
     ExitCode.UNREACHABLE: "Kafka can't be reached, or refuses the login",
     ExitCode.PENDING: "no reply in time: the request is still pending",
     ExitCode.INTERRUPTED: "interrupted (143 by SIGTERM)",

@@ -1,10 +1,10 @@
-"""Draws the embedded Kafka's progress on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Draws progress on stderr: of the embedded Kafka's start, and of reading many records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from broker_mesh.cli.output import stderr
 
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from broker_mesh.dev.progress import Progress, Step
 
 
+Count: TypeAlias = Callable[[int, int | None], None]
+"""Told how many are done, and of how many; None where that is not known."""
+
+
 @contextmanager
 def shown() -> Iterator[Progress]:
-    """Show the steps that are told to the function it gives, until the block ends."""
+    """Show the steps that are told to the function it gives, until the block ends: a bar on a terminal, else lines."""
     console = stderr()
     if console.is_terminal:
         with _bar(console) as draw:
@@ -67,3 +71,22 @@ def _lines(console: Console) -> Progress:
             console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     return tell
+
+
+@contextmanager
+def counting(text: str, *, shown: bool = True) -> Iterator[Count]:
+    """Show on a terminal how far a count has come, until the block ends; elsewhere, or not `shown`, show nothing.
+
+    The function that is given may be called from any thread.
+    """
+    console = stderr()
+    if not (shown and console.is_terminal):
+        yield lambda _done, _total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(text, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -88,11 +88,11 @@ def as_json(record: Record, value: Value, *, with_headers: bool) -> dict[str, An
     """Describe a record for programs."""
     envelope, kind = received(record, record.topic).envelope, kind_of(record.topic)
     described: dict[str, Any] = {
-        "time": _moment(record.timestamp),
+        "time": as_time(record.timestamp),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "key": _text(record.key),
+        "key": as_text(record.key),
         "kind": kind,
         "id": envelope.id,
         "correlation_id": envelope.correlation_id,
@@ -115,9 +115,9 @@ def as_line(record: Record, value: Value, *, with_headers: bool) -> str:
     envelope, kind = received(record, record.topic).envelope, kind_of(record.topic)
     place = f"{record.topic}/{record.partition}/{record.offset}"
     # A reply is named by its request's id, so that both lines show the same one.
-    parts = [_moment(record.timestamp) or "-", kind.ljust(7), place, f"key={_text(record.key) or '-'}"]
+    parts = [as_time(record.timestamp) or "-", kind.ljust(7), place, f"key={as_text(record.key) or '-'}"]
     parts.append(envelope.correlation_id or envelope.id)
-    parts += [_status(envelope), _content(record, value)]
+    parts += [_status(envelope), content(record, value)]
     if with_headers:
         parts.append(json.dumps(_headers(record), ensure_ascii=False))
     return printable(" ".join(part for part in parts if part))
@@ -136,7 +136,8 @@ def _status(envelope: Envelope) -> str:
     return envelope.status.name + (f": {envelope.status_message}" if envelope.status_message else "")
 
 
-def _content(record: Record, value: Value) -> str:
+def content(record: Record, value: Value) -> str:
+    """Show a record's value in one line: as JSON or, failing that, as bytes with the reason."""
     if record.value is None:
         return "" if kind_of(record.topic) == "reply" else "null"
     if value.json is not None:
@@ -145,7 +146,8 @@ def _content(record: Record, value: Value) -> str:
     return f"0x{shown} ({len(record.value)} bytes{f'; {value.problem}' if value.problem else ''})"
 
 
-def _moment(epoch_ms: int) -> str | None:
+def as_time(epoch_ms: int) -> str | None:
+    """Give a time in this machine's zone, ISO 8601; None where there is none."""
     if epoch_ms < 0:
         return None
     try:
@@ -154,9 +156,15 @@ def _moment(epoch_ms: int) -> str | None:
         return None
 
 
-def _text(data: bytes | None) -> str | None:
+def as_clock(epoch_ms: int) -> str:
+    """Give a time in this machine's zone, for people."""
+    return (as_time(epoch_ms) or "-").replace("T", " ")[:23]
+
+
+def as_text(data: bytes | None) -> str | None:
+    """Give bytes as text; what is not UTF-8 in them is escaped."""
     return None if data is None else data.decode("utf-8", "backslashreplace")
 
 
 def _headers(record: Record) -> Mapping[str, str | None]:
-    return {name: _text(value) for name, value in record.headers}
+    return {name: as_text(value) for name, value in record.headers}

@@ -14,14 +14,16 @@ from broker_mesh.cli.options import BootstrapServers, examples
 from broker_mesh.cli.output import Output, OutputFormat, print_json, print_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from broker_mesh.cli.answering import Address, Urls
     from broker_mesh.cli.serving import Serving
-    from broker_mesh.health import Health, HealthServer
+    from broker_mesh.telemetry.prometheus import Source
 
 EXAMPLES = examples(
     "mesh run demo.fleet:fleet",
     "mesh run demo.fleet:fleet --workers 4 --health-port 8080 --health-host 0.0.0.0",
+    "mesh run demo.fleet:fleet --metrics-port 9464",
     "mesh run demo.fleet:fleet --log-level debug --log-format json",
 )
 
@@ -59,6 +61,19 @@ def run(
     health_host: Annotated[
         str, typer.Option("--health-host", help="Where health checks are answered; 0.0.0.0 is everywhere.")
     ] = "127.0.0.1",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            min=0,
+            max=65535,
+            help="Answer Prometheus at /metrics there; 0 takes a free port, that of --health-port serves both.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", help="Where metrics are answered; 0.0.0.0 is everywhere.")
+    ] = "127.0.0.1",
     log_level: LogLevel = "info",
     log_format: LogLayout = LogFormat.AUTO,
     bootstrap_servers: BootstrapServers = None,
@@ -68,24 +83,30 @@ def run(
 
     It stops gracefully then: what is being handled is finished, what is not is handled by another instance.
     """
+    from broker_mesh.cli.answering import Address
     from broker_mesh.telemetry.logs import configure
 
     if bootstrap_servers:
         os.environ["MESH_BOOTSTRAP_SERVERS"] = bootstrap_servers  # what the module's Mesh(…) reads
     configure(log_level, log_format.value)
+    health = None if health_port is None else Address(health_host, health_port)
+    metrics = None if metrics_port is None else Address(metrics_host, metrics_port)
     if workers == 1:
         try:
-            _run_here(target, health_host, health_port, output)
+            _run_here(target, health, metrics, output)
         except KeyboardInterrupt:
             _leave(0)
     else:
         arguments = [target, "--log-level", log_level, "--log-format", log_format.value]
-        _run_workers(arguments, workers, health_host, health_port, output)
+        if metrics is not None:
+            arguments.append("--report-metrics")
+        _run_workers(arguments, workers, health, metrics, output)
 
 
 def work(
     target: Target,
     fd: Annotated[int, typer.Argument()],
+    report_metrics: Annotated[bool, typer.Option("--report-metrics")] = False,
     log_level: LogLevel = "info",
     log_format: LogLayout = LogFormat.AUTO,
 ) -> None:
@@ -98,14 +119,15 @@ def work(
     from broker_mesh.telemetry.logs import configure
 
     configure(log_level, log_format.value)
-    asyncio.run(serve(load_mesh(target, Path.cwd()), fd))
+    asyncio.run(serve(load_mesh(target, Path.cwd()), fd, report_metrics=report_metrics))
     _leave(0)
 
 
-def _run_here(target: str, health_host: str, health_port: int | None, output: OutputFormat) -> None:
+def _run_here(target: str, health: Address | None, metrics: Address | None, output: OutputFormat) -> None:
     import asyncio
     from pathlib import Path
 
+    from broker_mesh.cli.answering import answering
     from broker_mesh.cli.loading import load_mesh
     from broker_mesh.cli.serving import Serving
 
@@ -114,66 +136,58 @@ def _run_here(target: str, health_host: str, health_port: int | None, output: Ou
     mesh = load_mesh(target, Path.cwd())
 
     async def serve() -> None:
-        health: HealthServer | None = None
-
         def ready(serving: Serving) -> None:
-            _announce(f"{mesh.service} {mesh.version}", [os.getpid()], serving.topics, health, output)
+            _announce(f"{mesh.service} {mesh.version}", [os.getpid()], serving.topics, urls, output)
+
+        def figures() -> list[Source]:
+            from broker_mesh.telemetry.prometheus import Source
+
+            return [Source({}, serving.metrics())]
 
         serving = Serving(mesh, ready)
-        health = _answer_checks(health_host, health_port, serving.ask_health)
-        try:
+        async with answering(health, metrics, serving.ask_health, figures) as urls:
             await serving.run()
-        finally:
-            if health is not None:
-                await asyncio.to_thread(health.close)
 
     asyncio.run(serve())
     _leave(0)
 
 
 def _run_workers(
-    arguments: list[str], workers: int, health_host: str, health_port: int | None, output: OutputFormat
+    arguments: list[str],
+    workers: int,
+    health: Address | None,
+    metrics: Address | None,
+    output: OutputFormat,
 ) -> NoReturn:
     import asyncio
 
+    from broker_mesh.cli.answering import answering
     from broker_mesh.cli.supervisor import Supervisor
 
     command = [sys.executable, "-m", "broker_mesh.cli", "run-worker", *arguments]
 
     async def supervise() -> int:
-        health: HealthServer | None = None
-
         def ready(pids: Sequence[int], topics: Sequence[str]) -> None:
-            _announce(f"{arguments[0]} with {len(pids)} workers", pids, topics, health, output)
+            _announce(f"{arguments[0]} with {len(pids)} workers", pids, topics, urls, output)
+
+        def figures() -> list[Source]:
+            from broker_mesh.telemetry.prometheus import Source
+
+            return [Source({"worker": str(number)}, told) for number, told in supervisor.metrics().items()]
 
         supervisor = Supervisor(command, workers, ready)
-        health = _answer_checks(health_host, health_port, supervisor.health)
-        try:
+        async with answering(health, metrics, supervisor.health, figures) as urls:
             return await supervisor.run()
-        finally:
-            if health is not None:
-                await asyncio.to_thread(health.close)
 
     raise typer.Exit(asyncio.run(supervise()))
 
 
-def _answer_checks(host: str, port: int | None, look: Callable[[], Health]) -> HealthServer | None:
-    from broker_mesh.cli.output import print_note
-    from broker_mesh.health import HealthServer
-
-    if port is None:
-        return None
-    server = HealthServer(host, port, look)
-    print_note(f"health: {server.url}/readyz")
-    return server
-
-
 def _announce(
-    name: str, pids: Sequence[int], topics: Sequence[str], health: HealthServer | None, output: OutputFormat
+    name: str, pids: Sequence[int], topics: Sequence[str], urls: Urls, output: OutputFormat
 ) -> None:
     if output is OutputFormat.JSON:
-        url = health.url if health is not None else None
-        print_json({"serving": name, "pids": pids, "topics": topics, "health": url}, compact=True)
+        told = {"serving": name, "pids": pids, "topics": topics, **urls._asdict()}
+        print_json(told, compact=True)
     else:
         processes = ", ".join(str(pid) for pid in pids)
         print_line(f"{name} serves {', '.join(topics)} (process {processes}); Ctrl-C stops it")

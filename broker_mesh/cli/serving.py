@@ -13,6 +13,7 @@ from typing import Any
 from broker_mesh.health import Health
 from broker_mesh.mesh import Mesh
 from broker_mesh.service import Service
+from broker_mesh.telemetry.aggregation import Family
 
 _ANSWER_SECONDS = 2.0
 
@@ -49,6 +50,10 @@ class Serving:
             "in_flight": 0 if service is None else service.in_flight,
         }
         return Health(live=True, ready=self._ready, facts=facts)
+
+    def metrics(self) -> list[Family]:
+        """Give what it has measured; from any thread."""
+        return self._mesh.metrics.collect()
 
     def ask_health(self) -> Health:
         """Tell how it is, from another thread; a loop that does not answer within 2 s is not live."""

@@ -20,10 +20,13 @@ from typing import Any
 from broker_mesh.cli.exits import ExitCode
 from broker_mesh.cli.worker import LEAVE_SECONDS, REPORT_SECONDS
 from broker_mesh.health import Health
+from broker_mesh.telemetry import transport
+from broker_mesh.telemetry.aggregation import Family
 
 logger = logging.getLogger(__name__)
 
-_REPORT_BYTES = 1 << 20
+# Of one line; the metrics of a worker with ten thousand partitions take a megabyte.
+_REPORT_BYTES = 16 << 20
 _SILENT_SECONDS = 5 * REPORT_SECONDS
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
@@ -44,6 +47,7 @@ class _Slot:
         self.number = number
         self.process: asyncio.subprocess.Process | None = None
         self.report: Mapping[str, Any] = {}
+        self.metrics: Sequence[Family] = ()
         self.heard_at = 0.0
 
     @property
@@ -101,6 +105,14 @@ class Supervisor:
             },
         )
 
+    def metrics(self) -> dict[int, Sequence[Family]]:
+        """Give the figures of each worker, by its number, as it told them last; from any thread.
+
+        Not added up: a worker that is started again begins at 0, and a scraper understands that of one series, not of
+        a sum.
+        """
+        return {slot.number: slot.metrics for slot in self._slots}
+
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, or until a worker can't even start; gives the exit code.
 
@@ -155,7 +167,7 @@ class Supervisor:
             finally:
                 listening.cancel()
                 writer.close()
-                slot.process, slot.report = None, {}
+                slot.process, slot.report, slot.metrics = None, {}, ()
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         """Wait for a worker's end; once all are stopping, no longer than a graceful stop takes."""
@@ -174,11 +186,14 @@ class Supervisor:
 
     async def _listen(self, slot: _Slot, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            try:
-                slot.report = json.loads(line)
-            except ValueError:
-                continue  # cut off, since the link was full for a moment; the next one comes in a second
+            if not line.endswith(b"\n"):
+                return  # the worker has died while it told
+            told = json.loads(line)
             slot.heard_at = time.monotonic()
+            if "metrics" in told:
+                slot.metrics = transport.load(told["metrics"])
+                continue
+            slot.report = told
             self._grace = max(self._grace, slot.report["grace"])
             self._started = self._started or slot.ready
             if not self._told and all(each.ready for each in self._slots):

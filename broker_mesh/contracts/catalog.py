@@ -169,7 +169,7 @@ class Catalog:
         for subject, model, _ in _subjects(target):
             schema_id, schema = await self._calling_schema(subject, model, target.name)
             codecs.append(Codec(subject, schema, schema_id, model, self._registry))
-        registered_key = _key_of(codecs[0].schema)
+        registered_key = key_field_of(codecs[0].schema)
         if target.key is not None and registered_key is not None and target.key != registered_key:
             raise FailedPrecondition(
                 f"{target.name} is declared with key {target.key!r} here and {registered_key!r} by its owner: "
@@ -187,7 +187,7 @@ class Catalog:
         return Bound(
             Codec(value.subject, value.schema, value.id, None, self._registry),
             None if reply is None else Codec(reply.subject, reply.schema, reply.id, None, self._registry),
-            _key_of(value.schema),
+            key_field_of(value.schema),
             time.monotonic() + _LATEST_SECONDS,
         )
 
@@ -227,7 +227,7 @@ class Catalog:
             schema = schema_of_model(model, _namespace(name))
         else:
             check_binding(model, schema)
-        written = _key_of(schema)
+        written = key_field_of(schema)
         if key is None or written == key:
             return schema
         if written is not None:
@@ -257,7 +257,8 @@ def _namespace(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
-def _key_of(schema: AvroSchema) -> str | None:
+def key_field_of(schema: AvroSchema) -> str | None:
+    """Tell the key field that a registered schema names; None where it names none."""
     definition = schema.definition
     key = definition.get(KEY_ATTRIBUTE) if isinstance(definition, dict) else None
     return key if isinstance(key, str) else None

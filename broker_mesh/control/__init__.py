@@ -1,1 +1,1 @@
-"""Rules and checks of the mesh as pure decisions, apart from who gathers the facts and who acts on them."""
+"""What operators say of the mesh: checks as pure decisions, and resources from files and from `_mesh.policy`."""

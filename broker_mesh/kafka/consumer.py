@@ -6,7 +6,8 @@ the order in which they happened, and hands it commits.
 
 Flow control: the thread counts what it has delivered of each topic, the loop what it has finished. At `max_in_flight`
 the topic is paused while polling goes on, so that slow handlers never cost the membership. Each topic by itself: one
-operation's handlers may wait for another's, which has to go on then.
+operation's handlers may wait for another's, which has to go on then. A record that waits for its time does not count
+while it does (`waiting.py` bounds those), or what is due would stand behind what is not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.outages import OutageLog
 from broker_mesh.kafka.records import to_record
+from broker_mesh.kafka.watch import Watch
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 
@@ -102,6 +104,10 @@ class GroupConsumer:
         topics: what to subscribe to.
         listener: is told everything, on the loop that makes this object.
 
+    Attributes:
+        outages: logs that brokers are away.
+        watch: what it knows of its partitions, for any thread to read.
+
     Raises:
         SettingsError: librdkafka refuses a property.
     """
@@ -121,6 +127,7 @@ class GroupConsumer:
         self._topics = list(topics)
         self._max_in_flight = settings.max_in_flight
         self.outages = OutageLog("consumer")
+        self.watch = Watch()
         properties = config.group_consumer(settings, client_id=client_id, group=group, on_error=self.outages)
         properties["on_commit"] = self._on_commit
         self._incremental = properties["group.protocol"] == "consumer"
@@ -145,6 +152,11 @@ class GroupConsumer:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mesh-consumer", daemon=True)
 
+    @property
+    def delivered(self) -> Mapping[str, int]:
+        """How many records of each topic Kafka has delivered."""
+        return self._delivered.copy()
+
     def start(self) -> None:
         """Join the group and begin to deliver."""
         self._thread.start()
@@ -152,6 +164,10 @@ class GroupConsumer:
     def finished(self, topic: str, count: int) -> None:
         """Note that records of a topic are no longer in flight: settled, or given back."""
         self._finished[topic] += count
+
+    def resumed(self, topic: str, count: int) -> None:
+        """Note that records which were given back for a while, to wait for their time, are in flight again."""
+        self._finished[topic] -= count
 
     def commit(self, positions: Positions) -> None:
         """Commit offsets, soon and without waiting; a failure is logged, and tried again."""
@@ -191,6 +207,7 @@ class GroupConsumer:
             while not self._closing.is_set():
                 self._send_commits()
                 self._control_flow()
+                self.watch.look(self._consumer, self._assigned, self._stopped)
                 first = self._consumer.poll(_POLL_SECONDS)
                 if first is not None:
                     # Not consume(n, timeout): it would wait for n records or the whole timeout.

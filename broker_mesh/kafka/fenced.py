@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -35,6 +35,9 @@ _TAKEN_OVER = frozenset(
     }
 )
 
+# What becomes of the other records of a transaction that fails; it says nothing of the reason.
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+
 logger = logging.getLogger(__name__)
 
 # Outside the tree of loggers, so that nobody hears it.
@@ -42,11 +45,20 @@ _silent = logging.Logger("librdkafka", logging.CRITICAL + 1)
 
 
 class NewRecord(NamedTuple):
-    """A record to be written to partition 0 of a topic."""
+    """A record to be written.
+
+    Args:
+        topic: an existing topic.
+        key, value: bytes; None for none.
+        headers: in wire form.
+        partition: -1 for by key.
+    """
 
     topic: str
-    key: bytes
+    key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    partition: int = 0
 
 
 class FencedWriter:
@@ -67,6 +79,7 @@ class FencedWriter:
     def __init__(self, settings: Settings, transactional_id: str, *, client_id: str, deadline: float) -> None:
         self._id = transactional_id
         self._deadline = deadline
+        self._refused: KafkaError | None = None  # why the first record of the transaction was not taken
         outages = OutageLog(f"writer {transactional_id}")
 
         def on_error(error: KafkaError) -> None:
@@ -91,23 +104,41 @@ class FencedWriter:
             raise translate(error, f"setting up the writer {transactional_id!r}") from error
         self._call(self._producer.init_transactions, "becoming")
 
-    def commit(self, records: Iterable[NewRecord]) -> None:
+    def commit(self, records: Iterable[NewRecord], *, deadline: float | None = None) -> None:
         """Write records in one transaction: all of them or, after an error, none.
+
+        Args:
+            records: to be written.
+            deadline: monotonic seconds by which it must be done, instead of the writer's own.
 
         Raises:
             Aborted: a rival has taken over.
+            MessageTooLarge: a topic does not take one of the records.
             Unavailable: Kafka did not answer in time; whether the transaction counts shows only later.
             MeshError: what else Kafka reports.
         """
+        self._deadline = self._deadline if deadline is None else deadline
+        self._refused = None
         try:
             self._producer.begin_transaction()
             for record in records:
-                self._producer.produce(record.topic, key=record.key, value=record.value, partition=0)
+                self._producer.produce(
+                    record.topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=list(record.headers),
+                    partition=record.partition,
+                    on_delivery=self._on_delivery,
+                )
         except (KafkaException, BufferError) as error:
             failure = self._failed(error, "writing as") if isinstance(error, KafkaException) else None
             self._abort()
             raise failure or Unavailable(f"the queue of the writer {self._id!r} is full") from error
         self._call(self._producer.commit_transaction, "committing as")
+
+    def _on_delivery(self, error: KafkaError | None, _: KafkaMessage) -> None:
+        if error is not None and self._refused is None and error.code() not in _PURGED:
+            self._refused = error
 
     def close(self) -> None:
         """Let go of the connection; whoever opens the writer next need not wait for this one."""
@@ -131,6 +162,8 @@ class FencedWriter:
                     continue
                 if cause.txn_requires_abort():
                     self._abort()
+                    if self._refused is not None and self._refused.code() not in _TAKEN_OVER:
+                        raise translate(self._refused, f"{doing} the writer {self._id!r}") from error
                 raise self._failed(error, doing) from error
             return
 

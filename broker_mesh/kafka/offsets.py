@@ -26,7 +26,7 @@ class OffsetTracker:
     def __init__(self, position: int) -> None:
         self._position = position
         self._pending: deque[int] = deque()  # taken and not below the position, ascending; done ones too
-        self._open: set[int] = set()  # those of them that are not done
+        self._open: dict[int, int] = {}  # those of them that are not done, with their timestamps
         self._next = position  # lowest offset that may be taken
 
     @property
@@ -44,8 +44,30 @@ class OffsetTracker:
         """How many records are taken and not done."""
         return len(self._open)
 
-    def take(self, offset: int) -> None:
+    def open_before(self, done: int) -> list[int]:
+        """Give the offsets that keep so many of the done records beyond the position, ascending."""
+        blocking: list[int] = []
+        for offset in self._pending:
+            if done <= 0:
+                break
+            if offset in self._open:
+                blocking.append(offset)
+            else:
+                done -= 1
+        return blocking
+
+    @property
+    def oldest(self) -> int | None:
+        """The timestamp of the first record that is taken and not done; None where there is none, or it has none."""
+        timestamp = next(iter(self._open.values()), -1)
+        return None if timestamp < 0 else timestamp
+
+    def take(self, offset: int, timestamp: int = -1) -> None:
         """Note that a record is taken; offsets ascend.
+
+        Args:
+            offset: of the record.
+            timestamp: of the record, epoch ms; -1 where it has none.
 
         Raises:
             ValueError: the offset was taken before.
@@ -55,7 +77,7 @@ class OffsetTracker:
         if not self._pending:
             self._position = offset  # nothing open: gaps before this record hold nothing to do
         self._pending.append(offset)
-        self._open.add(offset)
+        self._open[offset] = timestamp
         self._next = offset + 1
 
     def done(self, offset: int) -> bool:
@@ -69,7 +91,7 @@ class OffsetTracker:
         """
         if offset not in self._open:
             raise ValueError(f"offset {offset} is not pending")
-        self._open.remove(offset)
+        del self._open[offset]
         moved = False
         while self._pending and self._pending[0] not in self._open:
             self._pending.popleft()

@@ -228,7 +228,7 @@ class Producer:
             len(key or b"") + len(value or b"") + sum(len(name) + len(data or b"") for name, data in headers)
         )
         limit = self._max_bytes
-        if topic.endswith((".retry", ".dead")):  # they must take whatever their source took
+        if topic.endswith((".retry", ".dead", ".idempotency")):  # they must take whatever their source took
             limit += HEADROOM_BYTES
         if size > limit:
             raise MessageTooLarge(

@@ -12,12 +12,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from broker_mesh.errors import FailedPrecondition, InternalError, MeshError, Unavailable
+from broker_mesh.headers import Place
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.outages import OutageLog
@@ -33,6 +35,22 @@ _POLL_SECONDS = 0.05
 _BATCH = 500
 _QUERY_SECONDS = 10.0
 
+_SCAN = {
+    "enable.partition.eof": True,
+    # librdkafka would fetch 100,000 records of each partition ahead, or 64 MB, which counts neither headers nor its own
+    # 500 bytes a record: seen as 100 MB for small ones.
+    "queued.min.messages": 1000,
+    "queued.max.messages.kbytes": 8 * 1024,
+    "fetch.max.bytes": 8 * 1024 * 1024,
+}
+
+
+class _Request(NamedTuple):
+    topic: str
+    partition: int
+    start: int | None
+    captured: asyncio.Future[int]
+
 
 class TailReader:
     """Follows partitions from captured offsets on, and gives batches to the event loop.
@@ -42,6 +60,8 @@ class TailReader:
         client_id: how brokers name this client.
         received: gets batches, on the loop that makes this object.
         failed: gets an error that ends the reading, on that loop.
+        name: what log lines and errors call what is read.
+        more: properties of the consumer, in place of the mesh's own.
 
     Raises:
         SettingsError: librdkafka refuses a property.
@@ -54,30 +74,37 @@ class TailReader:
         client_id: str,
         received: Callable[[Sequence[Record]], None],
         failed: Callable[[MeshError], None],
+        name: str = "replies",
+        more: Mapping[str, bool | int] = MappingProxyType({}),
     ) -> None:
+        self._name = name
         self._loop = asyncio.get_running_loop()
         self._received = received
         self._failed = failed
-        self._outages = OutageLog("reply reader")
-        self._consumer = open_consumer(settings, client_id, self._outages)
-        self._requests: queue.SimpleQueue[tuple[Partition, asyncio.Future[int]]] = queue.SimpleQueue()
+        self._outages = OutageLog(f"reader of {name}")
+        self._consumer = open_consumer(settings, client_id, self._outages, more)
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._followed: set[Partition] = set()
         self._closing = threading.Event()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="mesh-reader", daemon=True)
         self._thread.start()
 
-    async def follow(self, topic: str, partition: int) -> int:
+    async def follow(self, topic: str, partition: int, start: int | None = None) -> int:
         """Follow a partition from its current end on; a partition that is followed stays as it is.
 
+        Args:
+            topic, partition: what is followed.
+            start: the offset to begin with, where it is known already.
+
         Returns:
-            The end offset that was captured: every record from there on is given to `received`.
+            The end offset that was captured, or the start: every record from there on is given to `received`.
 
         Raises:
             MeshError: the partition does not exist, or Kafka can't be asked.
         """
         captured: asyncio.Future[int] = self._loop.create_future()
-        self._requests.put(((topic, partition), captured))
+        self._requests.put(_Request(topic, partition, start, captured))
         if self._ended:  # after the last look at the queue: nobody else answers
             self._refuse_requests()
         return await captured
@@ -102,11 +129,11 @@ class TailReader:
                     self._outages.healed()
                     self._loop.call_soon_threadsafe(self._received, batch)
         except KafkaException as error:
-            self._tell_failure(translate(error, "reading replies"))
+            self._tell_failure(translate(error, f"reading {self._name}"))
         except MeshError as error:
             self._tell_failure(error)
         except Exception as bug:  # whatever ends this thread must be heard, or callers would wait for ever
-            logger.exception("reading replies failed inside the mesh")
+            logger.exception("reading %s failed inside the mesh", self._name)
             failure = InternalError(f"{type(bug).__name__} in the reader of the mesh: {bug}")
             failure.__cause__ = bug
             self._tell_failure(failure)
@@ -120,11 +147,11 @@ class TailReader:
 
     def _take_requests(self) -> None:
         while not self._requests.empty():
-            (topic, partition), captured = self._requests.get_nowait()
+            topic, partition, start, captured = self._requests.get_nowait()
             try:
                 # A numeric end, captured before the first send: following from OFFSET_END misses records that
                 # arrive while the position is being looked up.
-                end = end_offset(self._consumer, topic, partition)
+                end = end_offset(self._consumer, topic, partition) if start is None else start
                 if (topic, partition) not in self._followed:
                     self._consumer.incremental_assign([TopicPartition(topic, partition, end)])
                     self._followed.add((topic, partition))
@@ -135,13 +162,13 @@ class TailReader:
 
     def _refuse_requests(self) -> None:
         while not self._requests.empty():
-            _, captured = self._requests.get_nowait()
-            error = FailedPrecondition("the reader of replies is closed")
+            captured = self._requests.get_nowait().captured
+            error = FailedPrecondition(f"the reader of {self._name} is closed")
             self._loop.call_soon_threadsafe(_reject, captured, error)
 
 
 def open_consumer(
-    settings: Settings, client_id: str, outages: OutageLog, more: Mapping[str, bool] | None = None
+    settings: Settings, client_id: str, outages: OutageLog, more: Mapping[str, bool | int | str] | None = None
 ) -> Consumer:
     """Make a consumer that joins no group, with some more properties.
 
@@ -196,8 +223,10 @@ def scan(
     partitions: Mapping[Partition, int],
     since: int | None,
     stop: threading.Event,
+    begun: Callable[[Mapping[Partition, int]], None] = lambda _: None,
+    start: Mapping[Partition, int] | None = None,
 ) -> Iterator[Record]:
-    """Read partitions from a point in time to a captured end (blocking).
+    """Read partitions from a point in time, or from an offset, to a captured end (blocking).
 
     Args:
         settings: with `bootstrap_servers` set.
@@ -205,6 +234,8 @@ def scan(
         partitions: each with the end offset where its scan stops.
         since: epoch ms by the records' timestamps; None for the first record kept.
         stop: ends the scan early.
+        begun: told once at which offset each partition's scan starts.
+        start: the offset of each partition to begin with, where that is known; `since` is not asked then.
 
     Yields:
         Records; within a partition in order.
@@ -212,9 +243,10 @@ def scan(
     Raises:
         MeshError: Kafka can't be asked.
     """
-    consumer = open_consumer(settings, client_id, OutageLog("scan"), {"enable.partition.eof": True})
+    consumer = open_consumer(settings, client_id, OutageLog("scan"), _SCAN)
     try:
-        starts = _starts(consumer, partitions, since)
+        starts = _starts(consumer, partitions, since) if start is None else start
+        begun(starts)
         unread = {key for key, start in starts.items() if start < partitions[key]}
         consumer.assign([TopicPartition(*key, starts[key]) for key in sorted(unread)])
         while unread and not stop.is_set():
@@ -230,6 +262,41 @@ def scan(
             unread.difference_update(_ended(messages))
     except KafkaException as error:
         raise translate(error, "reading records") from error
+    finally:
+        consumer.close()
+
+
+def record_at(settings: Settings, *, client_id: str, place: Place) -> Record | None:
+    """Read one record (blocking).
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+        place: where it stands.
+
+    Returns:
+        None where no record stands there: not yet, no longer, or it was the marker of a transaction.
+
+    Raises:
+        NotFound: there is no such topic or partition.
+        MeshError: Kafka can't be asked.
+    """
+    partition = place.topic, place.partition
+    consumer = open_consumer(settings, client_id, OutageLog("look-up"), {"enable.partition.eof": True})
+    try:
+        first, end = watermarks(consumer, *partition)
+        if not first <= place.offset < end:
+            return None
+        consumer.assign([TopicPartition(*partition, place.offset)])
+        while True:
+            message = consumer.poll(_POLL_SECONDS)
+            messages = [] if message is None else [message]
+            for record in _records(messages):
+                return record if record.offset == place.offset else None
+            if partition in set(_ended(messages)):
+                return None
+    except KafkaException as error:
+        raise translate(error, f"reading {place}") from error
     finally:
         consumer.close()
 

@@ -13,11 +13,13 @@ from broker_mesh import naming
 from broker_mesh.settings import Settings
 
 _DAY_MS = 86_400_000
+_HOUR_MS = 3_600_000
+_SHORTEST_SEGMENT_MS = 60_000
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own `message.max.bytes`."""
 
 HEADROOM_BYTES = 64 * 1024
-"""What `.retry` and `.dead` topics allow above their source, so that no failure is too large to keep."""
+"""What the topics beside an operation's own allow above it, so that no failure or result is too large to keep."""
 
 
 class TopicSpec(NamedTuple):
@@ -70,6 +72,22 @@ def event_topic(name: str, settings: Settings, kept: Replication) -> TopicSpec:
 def subscription_topics(stem: str, settings: Settings, kept: Replication, partitions: int) -> list[TopicSpec]:
     """Give a subscriber's own retry and dead-letter topics, with as many partitions as the event has."""
     return _failure_topics(stem, settings, kept, partitions)
+
+
+def idempotency_topic(operation: str, settings: Settings, kept: Replication, partitions: int) -> TopicSpec:
+    """Give the topic of an operation's results by idempotency key, with as many partitions as the operation has.
+
+    Results go after `idempotency_hours`, which Kafka does by closed segments: several of them make up that time, so
+    that a start reads little more than what still counts.
+    """
+    remembered = round(settings.idempotency_hours * _HOUR_MS)
+    config = {
+        "cleanup.policy": "compact,delete",
+        "retention.ms": str(remembered),
+        "segment.ms": str(max(_SHORTEST_SEGMENT_MS, min(_DAY_MS, remembered // 4))),
+        "max.message.bytes": str(DEFAULT_MAX_MESSAGE_BYTES + HEADROOM_BYTES),
+    }
+    return _topic(naming.idempotency_topic(operation), settings, kept, config, partitions)
 
 
 def reply_topic(service: str, settings: Settings, kept: Replication) -> TopicSpec:

@@ -47,6 +47,25 @@ def key_of(body: Any, field: str | None) -> bytes | None:
     )
 
 
+def record_key(message: Message, field: str | None) -> bytes | None:
+    """Decide a message's record key: its key field's, else its idempotency key.
+
+    All requests of one idempotency key have to reach one partition: there the first of them is known. With a key field
+    a repeat, which has the same body, has the same key anyway.
+
+    Args:
+        message: with its body.
+        field: the key field; None for no key.
+
+    Raises:
+        InvalidArgument: as `key_of`.
+    """
+    key = key_of(message.body, field)
+    if key is None and message.envelope.idempotency_key is not None:
+        return message.envelope.idempotency_key.encode()
+    return key
+
+
 def layer(
     key_field_of: Callable[[Message], str | None],
     ensure_topic: Callable[[str], Awaitable[None]],
@@ -61,7 +80,7 @@ def layer(
     def around(rest: Step[R]) -> Step[R]:
         async def step(message: Message) -> R:
             await ensure_topic(message.topic)
-            return await rest(message._replace(key=key_of(message.body, key_field_of(message))))
+            return await rest(message._replace(key=record_key(message, key_field_of(message))))
 
         return step
 

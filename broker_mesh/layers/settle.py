@@ -10,23 +10,51 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from broker_mesh.errors import DeadlineExceeded, InternalError, MeshError, UnknownError
+from broker_mesh.headers import MAX_TEXT_BYTES
 from broker_mesh.layer import Layer, Step
 from broker_mesh.layers.retry import DrawFraction, Retry, next_attempt
 from broker_mesh.message import Message
 from broker_mesh.outcome import HandlerError, Outcome, RetryLater, final
+from broker_mesh.status import StatusCode
 
 logger = logging.getLogger(__name__)
 
 
 def classify_exception(error: BaseException) -> MeshError:
-    """Give the mesh's error for whatever a handler raised: its own, or UNKNOWN for anything else."""
-    if isinstance(error, MeshError):
+    """Give the mesh's error for whatever a handler raised: its own, or UNKNOWN for anything else.
+
+    What is an error of the mesh by its class alone (its status is OK or none, its message is no text) counts as
+    anything else: it could be neither answered nor kept.
+    """
+    if isinstance(error, MeshError) and _is_sound(error):
         return error
-    unclassified = UnknownError(
-        f"{type(error).__name__}: {error}", details={"exception": type(error).__qualname__}
-    )
+    name = type(error).__qualname__
+    unclassified = UnknownError(f"{type(error).__name__}: {text_of(error)}", details={"exception": name})
     unclassified.__cause__ = error
     return unclassified
+
+
+def text_of(error: BaseException) -> str:
+    """Give an exception's text, bounded; also of one that can't give it."""
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - the user's code: it must not cost the message
+        return f"(its text can't be had: {type(broken).__name__})"
+    return text if len(text) <= MAX_TEXT_BYTES else text[: MAX_TEXT_BYTES - 1] + "…"
+
+
+def _is_sound(error: MeshError) -> bool:
+    try:
+        return (
+            isinstance(error.status, StatusCode)
+            and error.status is not StatusCode.OK
+            and isinstance(error.message, str)
+            and isinstance(error.details, dict)
+            and isinstance(error.retriable, bool)
+            and bool(str(error))
+        )
+    except Exception:  # noqa: BLE001 - a subclass without __init__, or with a property that raises
+        return False
 
 
 def classify_failure(
@@ -37,24 +65,37 @@ def classify_failure(
     retry: Retry,
     now: int,
     draw: DrawFraction,
+    parks: bool = False,
 ) -> Outcome:
     """Decide what becomes of a message whose attempt failed.
 
     Args:
-        message: the message, with its attempt number and deadline.
+        message: the message, with its attempt number, its deadline, and when it failed first.
         error: what it failed with.
         started: whether the handler ran.
         retry: the operation's policy.
         now: epoch ms.
         draw: the jitter.
+        parks: whether the message waits for its next attempt in the retry topic, where nothing waits behind it.
     """
     envelope = message.envelope
     if not started and error.retriable:
         # The mesh itself could not check the message (its registry is away): that is no attempt of the handler.
-        return RetryLater(now + round(retry.ceiling(envelope.attempt) * draw() * 1000), error, counts=False)
-    due = next_attempt(retry, error, attempt=envelope.attempt, now=now, deadline=envelope.deadline, draw=draw)
+        # It waits here: the next one could not be checked either, and a copy of each would help nobody.
+        return RetryLater(now + retry.delay(error, envelope.attempt, draw), error, counts=False)
+    due = None
+    if started:
+        due = next_attempt(
+            retry,
+            error,
+            attempt=envelope.attempt,
+            now=now,
+            deadline=envelope.deadline,
+            draw=draw,
+            first_failure=envelope.first_failure,
+        )
     if due is not None:
-        return RetryLater(due, error)
+        return RetryLater(due, error, parked=parks)
     # A handler's own DEADLINE_EXCEEDED (a nested call that ran out) is a failure of this work, not an expiry of it.
     expired = envelope.deadline is not None and envelope.deadline <= now
     handled = started and not (isinstance(error, DeadlineExceeded) and expired)
@@ -66,6 +107,7 @@ def layer(
     carry_out: Callable[[Message, Outcome], Awaitable[None]],
     clock: Callable[[], int],
     draw: DrawFraction,
+    parks: Callable[[Message], bool] = lambda _: False,
 ) -> Layer[Outcome]:
     """Make the inbound layer.
 
@@ -74,6 +116,7 @@ def layer(
         carry_out: settles a message durably; returns when that is acknowledged.
         clock: gives epoch ms.
         draw: the jitter of retries.
+        parks: tells whether a message waits for its next attempt in the retry topic instead of in its place.
     """
 
     def around(rest: Step[Outcome]) -> Step[Outcome]:
@@ -84,12 +127,19 @@ def layer(
                 started = isinstance(failure, HandlerError)
                 error = failure.error if isinstance(failure, HandlerError) else failure
                 outcome = classify_failure(
-                    message, error, started=started, retry=retry_of(message), now=clock(), draw=draw
+                    message,
+                    error,
+                    started=started,
+                    retry=retry_of(message),
+                    now=clock(),
+                    draw=draw,
+                    parks=parks(message),
                 )
-            except Exception as bug:
-                # A check met what it was not made for: this record is kept, and must not stop all others.
+            except (Exception, SystemExit) as bug:
+                # A check met what it was not made for (a model's validators are the user's code, and may raise
+                # anything): this record is kept, and must not stop all others.
                 logger.exception("a check failed on %s %s", message.operation, message.envelope.id)
-                internal = InternalError(f"{type(bug).__name__} in a check of the mesh: {bug}")
+                internal = InternalError(f"{type(bug).__name__} in a check of the mesh: {text_of(bug)}")
                 internal.__cause__ = bug
                 outcome = final(internal, expects_reply=message.expects_reply, started=False)
             await carry_out(message, outcome)

@@ -25,7 +25,7 @@ from broker_mesh import headers
 from broker_mesh.errors import MeshError
 from broker_mesh.layer import Layer, Step
 from broker_mesh.message import Message, Receipt
-from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
+from broker_mesh.outcome import OUTCOME_NAMES, Done, Outcome
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 """The version of the conventions that the attributes below are named by; a collector may translate them."""
@@ -48,8 +48,7 @@ ERROR_TYPE: Final = "error.type"
 OUTCOME: Final = "mesh.outcome"
 STATUS: Final = "mesh.status"
 ATTEMPT: Final = "mesh.attempt"
-
-_OUTCOME_NAMES: Final = {Done: "done", RetryLater: "retry-later", DeadLetter: "dead-letter", Drop: "drop"}
+REPLAY_ID: Final = "mesh.replay.id"
 
 _trace_context = TraceContextTextMapPropagator()
 _baggage = W3CBaggagePropagator()
@@ -123,6 +122,42 @@ def outbound(tracer: Tracer, *, client_id: str = "") -> Layer[Receipt]:
         return step
 
     return Layer("trace", around)
+
+
+def replayed(tracer: Tracer, message: Message) -> tuple[Message, Callable[[MeshError | None], None]]:
+    """Begin a span "replay <topic>" in the trace of a message that is put back, so that the story stays one.
+
+    Args:
+        tracer: of `telemetry/tracing.py`.
+        message: the copy, with the context of the first sending; it may have none.
+
+    Returns:
+        The message with the span's context in its envelope; and what ends the span once the message is put back, or
+        was not, for the reason it is given.
+    """
+    remote = extracted(message)
+    span = tracer.start_span(
+        f"replay {message.topic}",
+        remote,
+        kind=SpanKind.PRODUCER,
+        attributes={
+            SYSTEM: "kafka",
+            OPERATION_NAME: "replay",
+            OPERATION_TYPE: "send",
+            DESTINATION: message.topic,
+        },
+    )
+    if span.is_recording():
+        span.set_attributes(_facts(message, ""))
+        span.set_attribute(REPLAY_ID, message.envelope.replay_id or "")
+
+    def end(error: MeshError | None) -> None:
+        if span.is_recording():  # the first reason counts
+            if error is not None:
+                _fail(span, error)
+            span.end()
+
+    return injected(message, set_span_in_context(span, remote)), end
 
 
 def inbound(
@@ -203,7 +238,7 @@ def _record_facts(message: Message, group: str, client_id: str) -> dict[str, Att
 
 
 def _conclude(span: Span, outcome: Outcome) -> None:
-    span.set_attribute(OUTCOME, _OUTCOME_NAMES[type(outcome)])
+    span.set_attribute(OUTCOME, OUTCOME_NAMES[type(outcome)])
     if outcome.error is None:
         return
     span.set_attribute(STATUS, outcome.error.status.name)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 from opentelemetry import trace
@@ -24,10 +25,14 @@ from broker_mesh.settings import nearest
 FIELDS = ("trace_id", "span_id", "message_id", "operation", "attempt")
 """What `LogContext` puts on a record; an empty text where there is nothing to say."""
 
+_FIELDS = frozenset(FIELDS)
+
 Layout = Literal["auto", "text", "json"]
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", *FIELDS}
+
+_ENCODER = json.JSONEncoder(default=str)
 
 _current: ContextVar[Message | None] = ContextVar("broker_mesh_current_message", default=None)
 
@@ -52,8 +57,9 @@ class LogContext(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields; every record passes."""
         fields = vars(record)
-        for name, value in _facts().items():
-            fields.setdefault(name, value)
+        if not fields.keys() >= _FIELDS:  # a line of the access log has them already
+            for name, value in _facts().items():
+                fields.setdefault(name, value)
         return True
 
 
@@ -124,9 +130,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -138,7 +143,12 @@ class JsonFormatter(logging.Formatter):
                 line.setdefault(name, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _ENCODER.encode(line)
+
+
+@lru_cache(maxsize=2)  # lines come many a second
+def _second(epoch: int) -> str:
+    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _facts() -> Mapping[str, Any]:

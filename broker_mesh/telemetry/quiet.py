@@ -14,6 +14,7 @@ REPEAT_SECONDS = 60.0
 
 NOISY_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.sdk._shared_internal",
     "opentelemetry.baggage.propagation",

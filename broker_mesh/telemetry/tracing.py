@@ -7,12 +7,10 @@ batches, from a thread of their own: a collector that is away costs spans, never
 
 from __future__ import annotations
 
-import importlib
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.trace import Tracer
@@ -20,6 +18,7 @@ from opentelemetry.trace import Tracer
 from broker_mesh.errors import SettingsError
 from broker_mesh.layers.trace import SCHEMA_URL
 from broker_mesh.settings import nearest
+from broker_mesh.telemetry import otlp
 from broker_mesh.telemetry.contexts import ContextTracer
 from broker_mesh.telemetry.quiet import quieten
 
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 2.0
 
 _SCOPE = "broker_mesh"
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_EXPORTERS = ("otlp", "console", "none")
 _RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 _SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *_RATIO_SAMPLERS)
 
@@ -63,31 +59,19 @@ def tracer_for(
     provider = trace.get_tracer_provider()
     if not isinstance(provider, trace.ProxyTracerProvider):
         return provider.get_tracer(_SCOPE, schema_url=SCHEMA_URL), _nothing
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if otlp.is_disabled(environ):
         return trace.NoOpTracer(), _nothing
-    names = _exporter_names(environ)
+    names = otlp.exporter_names(otlp.TRACES, environ)
     sampler = _sampler_name(environ)
     if not names and sampler is None:
         quieten()
         return ContextTracer(), _nothing
-    exporters = [_console() if name == "console" else _otlp(environ) for name in names]
-    own = _provider(_resource(service, version, instance), _sampler(sampler, environ), exporters)
+    exporters = [
+        _console() if name == "console" else otlp.otlp_exporter(otlp.TRACES, environ) for name in names
+    ]
+    own = _provider(otlp.resource(service, version, instance), _sampler(sampler, environ), exporters)
     quieten()
     return own.get_tracer(_SCOPE, schema_url=SCHEMA_URL), lambda: _shut_down(own, exporters)
-
-
-def _exporter_names(environ: Mapping[str, str]) -> list[str]:
-    given = environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not given:
-        return ["otlp"] if any(environ.get(name) for name in _ENDPOINTS) else []
-    names = [name.strip() for name in given.split(",")]
-    for name in names:
-        if name not in _EXPORTERS:
-            raise SettingsError(
-                f"OTEL_TRACES_EXPORTER={given!r}: no exporter {name!r}{nearest(name, _EXPORTERS)} "
-                f"(there are {', '.join(_EXPORTERS)})"
-            )
-    return [name for name in names if name != "none"]
 
 
 def _sampler_name(environ: Mapping[str, str]) -> str | None:
@@ -138,53 +122,10 @@ def _provider(resource: Resource, sampler: Sampler, exporters: Sequence[SpanExpo
     return provider
 
 
-def _resource(service: str, version: str, instance: str) -> Resource:
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-
-    ours = {"service.name": service, "service.version": version, "service.instance.id": instance}
-    given = OTELResourceDetector().detect().attributes
-    return Resource.create({name: value for name, value in ours.items() if name not in given})
-
-
 def _console() -> SpanExporter:
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
     return ConsoleSpanExporter(out=sys.stderr)  # results alone go to stdout
-
-
-def _otlp(environ: Mapping[str, str]) -> SpanExporter:
-    variable = next((name for name in _PROTOCOLS if environ.get(name)), _PROTOCOLS[-1])
-    protocol = environ.get(variable) or "http/protobuf"
-    if protocol == "http/protobuf":
-        _check_endpoint(environ)
-        module = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-    elif protocol == "grpc":
-        module = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
-    else:
-        raise SettingsError(f"{variable}={protocol!r} is not supported: write 'http/protobuf' or 'grpc'")
-    try:
-        exporter: SpanExporter = importlib.import_module(module).OTLPSpanExporter()
-    except ImportError as error:
-        raise SettingsError(
-            f"{variable}={protocol!r}: its exporter is not installed: install opentelemetry-exporter-otlp-proto-grpc, "
-            "or write 'http/protobuf'"
-        ) from error
-    return exporter
-
-
-def _check_endpoint(environ: Mapping[str, str]) -> None:
-    variable = next((name for name in _ENDPOINTS if environ.get(name)), None)
-    if variable is None:
-        return
-    try:
-        endpoint = urlsplit(environ[variable])
-        is_url = endpoint.scheme in ("http", "https") and bool(endpoint.hostname)
-    except ValueError:
-        is_url = False
-    if not is_url:
-        raise SettingsError(
-            f"{variable}={environ[variable]!r} is not a URL: write it as in 'http://localhost:4318'"
-        )
 
 
 def _shut_down(provider: TracerProvider, exporters: Sequence[SpanExporter]) -> None:

@@ -32,6 +32,10 @@ class Gaps(NamedTuple):
     departed: int
     unknown_aircraft: int
     unknown_weather: int
+    cancelled: int
+    overseas: int
+    diverted: int
+    minutes_in_air: int
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +48,21 @@ def gaps() -> Gaps:
         register = {row["tailnum"] for row in csv.DictReader(file)}
     with (folder / "weather.csv").open() as file:
         hours = {(row["origin"], row["time_hour"]) for row in csv.DictReader(file)}
+    with (folder / "airports.csv").open() as file:
+        airports = {row["faa"] for row in csv.DictReader(file)}
     with zipfile.ZipFile(folder / "flights.csv.zip") as archive, archive.open("flights.csv") as file:
         flights = list(islice(csv.DictReader(io.TextIOWrapper(file)), FLIGHTS))
     assert any(flight["tailnum"] == "NA" for flight in flights)
+    departed = [flight for flight in flights if flight["dep_time"] != "NA"]
+    ashore = [flight for flight in departed if flight["dest"] in airports]
     return Gaps(
-        departed=sum(flight["dep_time"] != "NA" for flight in flights),
+        departed=len(departed),
         unknown_aircraft=sum(flight["tailnum"] not in register for flight in flights),
         unknown_weather=sum((flight["origin"], flight["time_hour"]) not in hours for flight in flights),
+        cancelled=len(flights) - len(departed),
+        overseas=len(departed) - len(ashore),
+        diverted=sum(flight["air_time"] == "NA" for flight in ashore),
+        minutes_in_air=sum(int(flight["air_time"]) for flight in flights if flight["air_time"] != "NA"),
     )
 
 
@@ -138,12 +150,30 @@ def test_nothing_is_lost_and_the_totals_are_those_of_the_data(
     published, received, _repeated, lost = rows["dispatch.v1.events.flight-departed"]
     assert (published, received, lost) == (f"{gaps.departed:,}", f"{gaps.departed:,}", "0")
     assert sum(int(rows[origin][0].replace(",", "")) for origin in ("EWR", "JFK", "LGA")) == gaps.departed
+    assert_bills_are_those_of_the_data(output, rows["billing.v1.bill-flight"], gaps)
     # fleet was away while requests were sent, and each of those was answered.
     waited = re.search(r"([\d,]+) requests wait for fleet, 0 have failed", output)
     assert waited is not None, output
     assert int(waited[1].replace(",", "")) > 0
     assert f"All {waited[1]} that waited are answered" in output
     demo.assert_nothing_is_left()
+
+
+def assert_bills_are_those_of_the_data(output: str, row: list[str], gaps: Gaps) -> None:
+    dead = gaps.cancelled + gaps.overseas + gaps.diverted
+    assert min(gaps.cancelled, gaps.overseas, gaps.diverted) > 0
+    counts = (FLIGHTS, FLIGHTS - dead, dead, dead, FLIGHTS, 0)
+    assert row[:6] == [f"{count:,}" for count in counts]
+    assert row[6] == f"$ {250 * gaps.departed + 11.5 * gaps.minutes_in_air:,.2f}"
+    # What a user would have typed, and what the list then says of each cause.
+    listed, _, replayed = output.partition("$ mesh dead-letters list billing")[2].partition(
+        "billing is stopped"
+    )
+    assert "$ mesh dead-letters replay billing" in replayed
+    causes = {"InvalidArgument": gaps.cancelled, "KeyError": gaps.overseas, "Unavailable": gaps.diverted}
+    for exception, count in causes.items():
+        (line,) = [line for line in listed.splitlines() if exception in line]
+        assert str(count) in line.split()
 
 
 def table_rows(output: str) -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ PROMPT = "\n$ "
 README = ROOT / "README.md"
 GUIDES = [
     ROOT / "docs" / "guide" / f"{name}.md"
-    for name in ("services", "calling", "schemas", "errors-and-retries")
+    for name in ("services", "calling", "idempotency", "schemas", "errors-and-retries")
 ]
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
+from prometheus_client.parser import text_string_to_metric_families
 
 from broker_mesh.cli import execute
 from broker_mesh.dev.cluster import EmbeddedKafka
@@ -203,6 +205,7 @@ def test_an_error_answer(fleet: dict[str, Any], mesh: Mesh) -> None:
         "message": "no such aircraft",
         "details": {"register": "2013"},
         "attempts": 1,
+        "dead_letter": None,
     }
     assert mesh("call", "clifleet.v1.find-aircraft", '{"tailnum": "X1"}', code=1) == ""
     assert mesh.said.splitlines()[-1] == "NOT_FOUND: no such aircraft"
@@ -355,6 +358,19 @@ def test_tap_shows_request_and_reply_as_they_come(shell: Shell, fleet: dict[str,
     assert tap.returncode == 130
 
 
+def test_tap_shows_what_all_filters_fit(fleet: dict[str, Any], mesh: Mesh) -> None:
+    operation = "clifleet.v1.find-aircraft"
+    mesh("call", operation, '{"tailnum": "N-FILTERED"}')
+    mesh("call", operation, '{"tailnum": "X-FILTERED"}', "--as", "clitapper", code=1)
+    kept = ("tap", operation, "--from-beginning", "-n", "1")
+    request = mesh.json(*kept, "--key", "X-FILTERED", "--source", "clitapper")
+    assert request["kind"] == "request"
+    answer = mesh.json(*kept, "--id", request["id"], "--kind", "reply", "--status", "not_found")
+    assert (answer["correlation_id"], answer["status"]) == (request["id"], "NOT_FOUND")
+    reply = mesh.json(*kept, "--kind", "reply", "--where", "tailnum == 'N-FILTERED' && seats > `100`")
+    assert reply["value"] == {"tailnum": "N-FILTERED", "seats": 178}
+
+
 def test_tap_goes_on_over_what_cannot_be_decoded(shell: Shell, mesh: Mesh) -> None:
     topic = "clibytes.orders"
     admin = AdminClient({"bootstrap.servers": shell.bootstrap_servers, "log_level": 0})
@@ -440,6 +456,54 @@ def test_health_while_it_runs(fleet: dict[str, Any]) -> None:
     assert health["version"] == "v1"
     assert health["assigned_partitions"] == 12
     assert get(f"{fleet['health']}/livez")[0] == 200
+
+
+def scrape(url: str) -> dict[str, Counter[str]]:
+    """What Prometheus would read at `/metrics`: the sums of each sample, by worker ("" where there are none)."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_SECONDS) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    sums: dict[str, Counter[str]] = {}
+    for sample in (sample for family in families for sample in family.samples):
+        sums.setdefault(sample.name, Counter())[sample.labels.get("worker", "")] += sample.value
+    return sums
+
+
+def test_metrics_of_a_run(shell: Shell, mesh: Mesh) -> None:
+    process, said = shell.serve(shell.write_service("climetrics"), "--metrics-port", "0")
+    assert said["metrics"] != said["health"]
+    for tailnum in ("N1", "N2", "X3"):
+        code = 1 if tailnum.startswith("X") else 0
+        mesh(
+            "call",
+            "climetrics.v1.find-aircraft",
+            json.dumps({"tailnum": tailnum}),
+            "--timeout",
+            "30",
+            code=code,
+        )
+    until(lambda: scrape(said["metrics"])["mesh_outcomes_total"] == {"": 3}, "all are settled")
+    told = scrape(said["metrics"])
+    assert told["mesh_requests_total"] == told["mesh_queue_duration_seconds_count"] == {"": 3}
+    assert told["process_start_time_seconds"][""] > 0
+    assert get(f"{said['health']}/metrics")[0] == 404
+    stop(process)
+
+
+def test_metrics_of_workers_are_told_apart_on_the_port_of_health(shell: Shell, mesh: Mesh) -> None:
+    (port,) = pick(1)
+    ports = ("--health-port", str(port), "--metrics-port", str(port))
+    supervisor, said = shell.serve(shell.write_service("clifigures"), "--workers", "2", *ports)
+    assert said["metrics"] == said["health"]
+    assert get(f"{said['health']}/readyz")[0] == 200
+    for number in range(4):
+        tailnum = json.dumps({"tailnum": f"N{number}"})
+        mesh("call", "clifigures.v1.find-aircraft", tailnum, "--timeout", "30")
+    until(lambda: scrape(said["metrics"])["mesh_outcomes_total"].total() == 4, "all are settled")
+    told = scrape(said["metrics"])
+    assert set(told["mesh_partitions"]) == {"1", "2"}
+    assert told["mesh_partitions"].total() == 4 * 6  # two operations, their retries
+    stop(supervisor)
 
 
 def test_two_runs_share_the_work(shell: Shell, mesh: Mesh) -> None:

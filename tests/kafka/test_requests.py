@@ -470,6 +470,8 @@ def test_declarations_that_can_not_hold_are_refused(tmp_path: Path) -> None:
         mesh.operation(own, delivery="exactly-once")
     with pytest.raises(SettingsError, match="ordering 'keys' is unknown"):
         mesh.operation(own, ordering="keys")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"retry is 5: give a Retry"):
+        mesh.operation(own, retry=5)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="must take two arguments"):
         mesh.operation(own)(lambda: None)  # type: ignore[arg-type]
     mesh.operation(own)(lambda request, context: Answer(text=""))

@@ -49,6 +49,7 @@ envelopes = st.builds(
     last_failure=st.none() | numbers,
     retry_at=st.none() | numbers,
     dead_letter=st.none() | st.builds(Place, topics, numbers, numbers),
+    request_digest=st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex),
 )
 
 raw_headers = st.lists(

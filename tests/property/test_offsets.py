@@ -78,6 +78,15 @@ class TrackerMachine(RuleBasedStateMachine):
         self.committed = self.tracker.position
 
     @invariant()
+    def what_keeps_done_records_beyond_the_position_is_known(self) -> None:
+        beyond = sorted(offset for offset in self.settled if offset > self.tracker.position)
+        assert self.tracker.beyond == len(beyond)
+        for count in (0, 1, len(beyond) // 2, len(beyond), len(beyond) + 1):
+            last = beyond[min(count, len(beyond)) - 1] if count and beyond else -1
+            expected = [offset for offset in self.unsettled if offset < last or count > len(beyond)]
+            assert self.tracker.open_before(count) == expected
+
+    @invariant()
     def as_many_are_pending_as_are_unsettled(self) -> None:
         assert self.tracker.pending == len(self.unsettled)
 

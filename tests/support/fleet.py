@@ -156,6 +156,7 @@ def install_crash(step: str, mark: Path, spare: int = 0) -> None:
     global _spare
     _spare = spare
     from broker_mesh.handlers import Handler
+    from broker_mesh.idempotency import Results
     from broker_mesh.kafka.consumer import GroupConsumer
     from broker_mesh.kafka.offsets import OffsetTracker
     from broker_mesh.kafka.producer import Producer
@@ -168,6 +169,8 @@ def install_crash(step: str, mark: Path, spare: int = 0) -> None:
         "received": lambda: _before(Service, "received", mark),
         "taken, not handled": lambda: _before(Handler, "run", mark),
         "handled, not settled": lambda: _before(Settler, "carry_out", mark),
+        "handled, result not kept": lambda: _before(Results, "_keep", mark),
+        "result kept, not answered": lambda: _after(Results, "_keep", mark),
         "settled, not done": lambda: _after(Settler, "carry_out", mark),
         "done, not committed": lambda: _after(OffsetTracker, "done", mark),
         "commit handed over, not sent": lambda: _after(GroupConsumer, "commit", mark),

@@ -1,4 +1,4 @@
-"""A collector for tests: takes spans over OTLP/HTTP as protobuf, and keeps them to be asserted on."""
+"""A collector for tests: takes spans and metrics over OTLP/HTTP as protobuf, and keeps them to be asserted on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
@@ -43,18 +48,48 @@ class CollectedSpan(NamedTuple):
         return str(self.resource.get("service.name", ""))
 
 
+class Histogram(NamedTuple):
+    """A histogram's figures as they arrived; `counts` by bucket, not cumulative."""
+
+    count: int
+    total: float
+    counts: tuple[int, ...]
+    bounds: tuple[float, ...]
+
+
+class CollectedPoint(NamedTuple):
+    """One data point of a metric as it arrived, flattened; times in epoch ns."""
+
+    name: str
+    kind: str  # sum, gauge, histogram
+    unit: str
+    temporality: str  # CUMULATIVE, DELTA; empty for a gauge
+    monotonic: bool
+    attributes: dict[str, Any]
+    value: float | Histogram
+    start: int
+    time: int
+    resource: dict[str, Any]
+    schema_url: str
+
+
 class CollectorStub:
     """An OTLP/HTTP collector on a free loopback port, in a thread; use it as a context manager.
 
     Args:
-        status: the HTTP status of its answers; spans sent to a collector that refuses are not kept.
+        status: the HTTP status of its answers; what is sent to a collector that refuses is not kept.
+
+    Attributes:
+        requests: how many requests with spans came.
+        metric_requests: how many with metrics.
     """
 
     def __init__(self, status: int = 200) -> None:
         self._spans: list[CollectedSpan] = []
+        self._exports: list[list[CollectedPoint]] = []
         self._changed = threading.Condition()
         self._status = status
-        self.requests = 0
+        self.requests = self.metric_requests = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -81,6 +116,22 @@ class CollectorStub:
         with self._changed:
             return list(self._spans)
 
+    @property
+    def exports(self) -> list[list[CollectedPoint]]:
+        """The data points of each export of metrics, in the order of arrival."""
+        with self._changed:
+            return list(self._exports)
+
+    def wait_for_metrics(
+        self, predicate: Callable[[list[CollectedPoint]], bool], timeout: float = 10.0
+    ) -> list[CollectedPoint]:
+        """Return the last export of metrics once the predicate holds for it."""
+        with self._changed:
+            if self._changed.wait_for(lambda: bool(self._exports) and predicate(self._exports[-1]), timeout):
+                return self._exports[-1]
+            names = sorted({point.name for points in self._exports for point in points})
+        raise AssertionError(f"after {timeout} s the collector has only {names}")
+
     def wait_for(
         self, predicate: Callable[[list[CollectedSpan]], bool], timeout: float = 10.0
     ) -> list[CollectedSpan]:
@@ -91,19 +142,38 @@ class CollectorStub:
             names = [f"{span.service}: {span.name}" for span in self._spans]
         raise AssertionError(f"after {timeout} s the collector has only {names}")
 
+    def wait_for_metric_requests(self, count: int, timeout: float = 10.0) -> None:
+        """Return once `count` requests with metrics have come, whatever they were answered."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.metric_requests >= count, timeout):
+                raise AssertionError(f"after {timeout} s metrics came only {self.metric_requests} times")
+
+    def heal(self) -> None:
+        """Accept everything from now on."""
+        self._status = 200
+
     def wait_for_requests(self, count: int, timeout: float = 10.0) -> None:
         """Return once `count` requests have come, whatever they were answered."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.requests >= count, timeout):
                 raise AssertionError(f"after {timeout} s the collector was asked only {self.requests} times")
 
-    def _take(self, body: bytes) -> None:
-        request = ExportTraceServiceRequest.FromString(body)
+    def _take(self, path: str, body: bytes) -> bytes:
         with self._changed:
-            if self._status == 200:
-                self._spans.extend(_collected(request))
-            self.requests += 1
+            if path == "/v1/metrics":
+                metrics = ExportMetricsServiceRequest.FromString(body)
+                if self._status == 200:
+                    self._exports.append(list(_collected_points(metrics)))
+                self.metric_requests += 1
+                answer: bytes = ExportMetricsServiceResponse().SerializeToString()
+            else:
+                spans = ExportTraceServiceRequest.FromString(body)
+                if self._status == 200:
+                    self._spans.extend(_collected(spans))
+                self.requests += 1
+                answer = ExportTraceServiceResponse().SerializeToString()
             self._changed.notify_all()
+        return answer
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         collector = self
@@ -111,15 +181,16 @@ class CollectorStub:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.path != "/v1/traces" or self.headers["Content-Type"] != "application/x-protobuf":
+                is_protobuf = self.headers["Content-Type"] == "application/x-protobuf"
+                if self.path not in ("/v1/traces", "/v1/metrics") or not is_protobuf:
                     self.send_error(404)
                     return
                 try:
-                    collector._take(_decompress(body, self.headers.get("Content-Encoding", "")))
+                    plain = _decompress(body, self.headers.get("Content-Encoding", ""))
+                    answer = collector._take(self.path, plain)
                 except (DecodeError, ValueError, OSError, zlib.error):
                     self.send_error(400)
                     return
-                answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(collector._status)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", str(len(answer)))
@@ -181,6 +252,42 @@ def _collected(request: ExportTraceServiceRequest) -> Iterable[CollectedSpan]:
                     resource=resource,
                     schema_url=scope_spans.schema_url,
                 )
+
+
+def _collected_points(request: ExportMetricsServiceRequest) -> Iterable[CollectedPoint]:
+    for resource_metrics in request.resource_metrics:
+        resource = _attributes(resource_metrics.resource.attributes)
+        for scope_metrics in resource_metrics.scope_metrics:
+            for metric in scope_metrics.metrics:
+                yield from _points(metric, resource, scope_metrics.schema_url)
+
+
+def _points(metric: Metric, resource: dict[str, Any], schema_url: str) -> Iterable[CollectedPoint]:
+    kind = metric.WhichOneof("data")
+    data = getattr(metric, kind)
+    temporality = "" if kind == "gauge" else AggregationTemporality.Name(data.aggregation_temporality)
+    for point in data.data_points:
+        if kind == "histogram":
+            assert not point.HasField("min")
+            assert not point.HasField("max")
+            value: Any = Histogram(
+                point.count, point.sum, tuple(point.bucket_counts), tuple(point.explicit_bounds)
+            )
+        else:
+            value = getattr(point, point.WhichOneof("value"))
+        yield CollectedPoint(
+            name=metric.name,
+            kind=kind,
+            unit=metric.unit,
+            temporality=temporality.removeprefix("AGGREGATION_TEMPORALITY_"),
+            monotonic=kind == "sum" and data.is_monotonic,
+            attributes=_attributes(point.attributes),
+            value=value,
+            start=point.start_time_unix_nano,
+            time=point.time_unix_nano,
+            resource=resource,
+            schema_url=schema_url,
+        )
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from broker_mesh import Context, Event, Handle, Mesh, Operation, Receipt, Retry
+from broker_mesh import Context, Event, Handle, Mesh, Operation, Receipt, Retry, StatusCode
 
 
 class FindAircraft(BaseModel):
@@ -23,6 +23,9 @@ assert_type(RETIRE, Operation[FindAircraft, None])
 RETIRED = Event("fleet.v1.events.retired", FindAircraft)
 
 fleet = Mesh("fleet")
+patient = Retry(
+    elapsed=600, per={StatusCode.RESOURCE_EXHAUSTED: Retry(attempts=20), OSError: Retry(attempts=1)}
+)
 
 
 @fleet.operation(FIND, delivery="at-least-once", ordering="key", retry=Retry(attempts=5))

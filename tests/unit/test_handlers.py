@@ -15,6 +15,7 @@ from broker_mesh.handlers import Handler
 from broker_mesh.headers import Envelope
 from broker_mesh.message import Message, now_ms
 from broker_mesh.outcome import Done, HandlerError
+from broker_mesh.status import StatusCode
 from broker_mesh.turn import Turn
 
 PATIENCE = 30.0
@@ -79,3 +80,58 @@ async def test_a_handler_whose_message_has_moved_sends_nothing_more() -> None:
                 await attempt
         with pytest.raises(Aborted):
             await context.publish("s.v1.events.x", {})
+
+
+class Odd(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ValueError("x"),
+        SystemExit(1),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        StopAsyncIteration(),
+        Odd("x"),
+        BaseExceptionGroup("g", [SystemExit(1), ValueError("y")]),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+async def test_whatever_a_coroutine_raises_is_its_message_s_failure(raised: BaseException) -> None:
+    async def handler(body: Body, context: Context) -> None:
+        raise raised
+
+    with pytest.raises(HandlerError) as caught:
+        await asyncio.wait_for(run(handler), PATIENCE)
+    assert caught.value.error.status is StatusCode.UNKNOWN
+    assert caught.value.error.details == {"exception": type(raised).__name__}
+
+
+async def test_a_coroutine_that_is_thrown_away_is_no_failure_of_its_message() -> None:
+    async def handler(body: Body, context: Context) -> None:
+        await asyncio.Event().wait()
+
+    abandoned = run(handler)
+    abandoned.send(None)
+    await asyncio.to_thread(abandoned.close)  # as the garbage collector would: not from its own task
+
+
+async def test_a_reply_whose_serializer_raises_is_an_internal_error() -> None:
+    class Unspeakable(BaseModel):
+        pass
+
+    class Encoder:
+        def encode(self, value: Any) -> bytes:
+            raise RecursionError("too deep")
+
+    async def handler(body: Body, context: Context) -> Unspeakable:
+        return Unspeakable()
+
+    message = Message("s.v1.x", "s.v1.x", Envelope(), body=Body())
+    context = Context(message, None, lambda _: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(HandlerError) as caught:
+        await Handler("s.v1.x", handler, Unspeakable).run(message, context, Encoder())
+    assert caught.value.error.status is StatusCode.INTERNAL
+    assert "the reply of s.v1.x can't be encoded: RecursionError: too deep" in caught.value.error.message

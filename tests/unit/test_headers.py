@@ -33,6 +33,7 @@ FULL = Envelope(
     last_failure=1_763_877_600_900,
     retry_at=1_763_877_601_000,
     dead_letter=Place("fleet.v1.find-aircraft.dead", 3, 7),
+    request_digest="0123456789abcdef" * 4,
 )
 
 ON_THE_WIRE: RawHeaders = [
@@ -60,6 +61,7 @@ ON_THE_WIRE: RawHeaders = [
     ("mesh-last-failure", b"1763877600900"),
     ("mesh-retry-at", b"1763877601000"),
     ("mesh-dead-letter", b"fleet.v1.find-aircraft.dead/3/7"),
+    ("mesh-request-digest", b"0123456789abcdef" * 4),
 ]
 
 

@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from broker_mesh.errors import MeshError, MessageTooLarge, NotFound, SettingsError, Unavailable
-from broker_mesh.layers.retry import Retry, next_attempt
+from broker_mesh.errors import (
+    InternalError,
+    MeshError,
+    MessageTooLarge,
+    NotFound,
+    ResourceExhausted,
+    SettingsError,
+    Unavailable,
+    UnknownError,
+)
+from broker_mesh.layers.retry import MAX_ATTEMPTS, Retry, next_attempt, policy_for
+from broker_mesh.layers.settle import classify_exception
+from broker_mesh.status import StatusCode
 
 NOW = 1_000_000
 
@@ -67,6 +78,139 @@ def test_nothing_is_scheduled_at_or_past_the_deadline(deadline: int | None, expe
 
 
 @pytest.mark.parametrize(
+    ("first_failure", "expected"),
+    [
+        (None, NOW + 100),  # this failure is the first
+        (NOW - 900, NOW + 100),  # due exactly when the limit is reached
+        (NOW - 901, None),
+        (NOW - 10_000, None),
+    ],
+)
+def test_no_attempt_is_due_after_the_elapsed_limit(first_failure: int | None, expected: int | None) -> None:
+    due = next_attempt(
+        Retry(attempts=MAX_ATTEMPTS, elapsed=1.0),
+        Unavailable("x"),
+        attempt=1,
+        now=NOW,
+        deadline=None,
+        draw=lambda: 0.5,
+        first_failure=first_failure,
+    )
+    assert due == expected
+
+
+def test_an_error_that_says_when_to_come_back_is_obeyed_with_the_jitter_on_top() -> None:
+    assert due(Unavailable("x", retry_after=1.5)) == NOW + 1500 + 100
+    assert due(Unavailable("x", retry_after=1.5), fraction=0) == NOW + 1500
+    assert due(Unavailable("x", retry_after=0.0001), fraction=0) == NOW + 1, "not a moment earlier"
+    assert due(Unavailable("x", retry_after=1.5), deadline=NOW + 1600) is None
+    assert due(NotFound("x", retry_after=1.5)) is None, "it says when, not whether"
+
+
+class Throttled(ResourceExhausted):
+    """A user's own error."""
+
+
+class Hopeless(Unavailable):
+    """One that says itself that no later attempt can succeed."""
+
+    @property
+    def retriable(self) -> bool:
+        return False
+
+
+STATUS, CLASS, BASE, WIDE, OWN = (Retry(attempts=number) for number in (11, 12, 13, 14, 2))
+UNAVAILABLE, REFUSED = Unavailable("x"), ConnectionRefusedError("x")
+
+
+def caused(error: MeshError, *causes: BaseException) -> MeshError:
+    raised: BaseException = error
+    for cause in causes:
+        raised.__cause__ = cause
+        raised = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("per", "error", "expected"),
+    [
+        # The table of status.py, where nothing is said.
+        ({}, Unavailable("x"), OWN),
+        ({}, NotFound("x"), None),
+        ({ValueError: CLASS}, Unavailable("x"), OWN),
+        # A status; also one that is no failure by the table.
+        ({StatusCode.UNAVAILABLE: STATUS}, Unavailable("x"), STATUS),
+        ({StatusCode.NOT_FOUND: STATUS}, NotFound("x"), STATUS),
+        ({StatusCode.UNKNOWN: STATUS}, classify_exception(KeyError("x")), STATUS),
+        # A class beats a status, and its base classes, wherever in the chain of causes it stands.
+        ({StatusCode.UNAVAILABLE: STATUS, Unavailable: CLASS}, Unavailable("x"), CLASS),
+        ({ResourceExhausted: BASE, Throttled: CLASS}, Throttled("x"), CLASS),
+        ({ResourceExhausted: BASE, Throttled: CLASS}, ResourceExhausted("x"), BASE),
+        ({OSError: BASE, ConnectionError: CLASS}, classify_exception(REFUSED), CLASS),
+        ({ConnectionError: CLASS, OSError: BASE}, classify_exception(REFUSED), CLASS),
+        ({Exception: WIDE, ConnectionError: CLASS}, classify_exception(REFUSED), CLASS),
+        ({Exception: WIDE, OSError: BASE}, classify_exception(REFUSED), BASE),
+        ({MeshError: WIDE, ConnectionError: CLASS}, classify_exception(REFUSED), CLASS),
+        ({BaseException: WIDE}, classify_exception(SystemExit(1)), WIDE),
+        ({UnknownError: CLASS}, classify_exception(KeyError("x")), CLASS),
+        # Of two that are not related, what was raised beats what caused it.
+        ({Unavailable: CLASS, KeyError: BASE}, caused(Unavailable("x"), KeyError("x")), CLASS),
+        ({KeyError: BASE, Unavailable: CLASS}, caused(Unavailable("x"), KeyError("x")), CLASS),
+        ({KeyError: BASE}, caused(Unavailable("x"), ValueError("y"), KeyError("x")), BASE),
+        # What can never succeed stays that way.
+        ({MessageTooLarge: CLASS}, MessageTooLarge("x"), None),
+        ({StatusCode.RESOURCE_EXHAUSTED: STATUS}, MessageTooLarge("x"), None),
+        ({Hopeless: CLASS}, Hopeless("x"), None),
+    ],
+)
+def test_the_entry_that_fits_a_failure_best_holds(
+    per: dict[Any, Retry], error: MeshError, expected: Retry | None
+) -> None:
+    policy = policy_for(Retry(attempts=2, per=per), error)
+    assert (policy and policy.attempts) == (expected and expected.attempts)
+
+
+def test_a_chain_of_causes_that_bites_its_tail_ends() -> None:
+    one, other = Unavailable("x"), ValueError("y")
+    one.__cause__, other.__cause__ = other, one
+    assert policy_for(Retry(per={KeyError: CLASS}), one) is not None
+
+
+def test_an_entry_decides_with_its_own_limits() -> None:
+    retry = Retry(
+        attempts=2,
+        per={InternalError: Retry(attempts=3, backoff=10, elapsed=60), ValueError: Retry(attempts=1)},
+    )
+
+    def due_after(error: MeshError, attempt: int, first_failure: int = NOW) -> int | None:
+        return next_attempt(
+            retry,
+            error,
+            attempt=attempt,
+            now=NOW,
+            deadline=None,
+            draw=lambda: 0.5,
+            first_failure=first_failure,
+        )
+
+    assert due_after(InternalError("x"), 2) == NOW + 10_000
+    assert due_after(InternalError("x"), 3) is None
+    assert due_after(InternalError("x"), 2, first_failure=NOW - 51_000) is None
+    assert due_after(Unavailable("x"), 1) is not None
+    assert due_after(Unavailable("x"), 2) is None
+    assert due_after(classify_exception(ValueError("x")), 1) is None
+
+
+def test_a_policy_is_a_value() -> None:
+    entries: dict[Any, Retry] = {ValueError: Retry(attempts=1)}
+    one, other = Retry(per=entries), Retry(per=dict(entries))
+    entries[KeyError] = Retry(attempts=7)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert KeyError not in one.per, "what was given is copied"
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         {"attempts": 0},
@@ -79,10 +223,43 @@ def test_nothing_is_scheduled_at_or_past_the_deadline(deadline: int | None, expe
         {"factor": 0.5},
         {"factor": math.nan},
         {"factor": 1e9},
+        {"attempts": 2.5},
+        {"attempts": True},
+        {"attempts": "5"},
+        {"attempts": 10**10},
+        {"backoff": "0.2"},
+        {"max_backoff": None},
+        {"factor": "2"},
+        {"elapsed": 0},
+        {"elapsed": -1},
+        {"elapsed": math.nan},
+        {"elapsed": math.inf},
+        {"elapsed": "60"},
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused_with_its_values(arguments: dict[str, Any]) -> None:
     (name, value), *_ = arguments.items()
     with pytest.raises(SettingsError) as caught:
         Retry(**arguments)
-    assert f"{name}={value}" in str(caught.value)
+    assert f"{name}={value!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("per", "sentence"),
+    [
+        ([ValueError], "give a dict of status codes or exception classes"),
+        ({14: Retry()}, "an entry is of a StatusCode other than OK, or of an exception class"),
+        ({"UNAVAILABLE": Retry()}, "an entry is of a StatusCode"),
+        ({StatusCode.OK: Retry()}, "other than OK"),
+        ({int: Retry()}, "an entry is of a StatusCode"),
+        ({ValueError("x"): Retry()}, "an entry is of a StatusCode"),
+        ({ValueError: 3}, "Retry(per={ValueError: 3}): give a Retry"),
+        ({StatusCode.ABORTED: None}, "Retry(per={ABORTED: None}): give a Retry"),
+        ({ValueError: Retry(per={KeyError: Retry()})}, "has no per of its own"),
+    ],
+)
+def test_entries_that_make_no_sense_are_refused_in_one_sentence(per: Any, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Retry(per=per)
+    assert sentence in caught.value.message
+    assert "\n" not in caught.value.message

@@ -64,6 +64,22 @@ def test_without_a_key_field_there_is_no_key() -> None:
     assert route.key_of({"key": "a"}, None) is None
 
 
+@pytest.mark.parametrize(
+    ("field", "body", "idempotency_key", "key"),
+    [
+        ("tailnum", {"tailnum": "N1"}, "once", b"N1"),
+        ("tailnum", {"tailnum": None}, "once", b"once"),
+        (None, {}, "once", b"once"),
+        (None, {}, None, None),
+    ],
+)
+def test_without_a_key_of_its_own_a_message_is_keyed_by_its_idempotency_key(
+    field: str | None, body: dict[str, Any], idempotency_key: str | None, key: bytes | None
+) -> None:
+    envelope = Envelope(idempotency_key=idempotency_key)
+    assert route.record_key(Message("fleet.v1.x", "fleet.v1.x", envelope, body=body), field) == key
+
+
 async def test_a_topic_is_ensured_before_the_message_goes_on_with_its_key() -> None:
     events: list[object] = []
 

@@ -21,6 +21,7 @@ from broker_mesh.layers.retry import Retry
 from broker_mesh.layers.settle import classify_exception, classify_failure
 from broker_mesh.message import Message
 from broker_mesh.outcome import DeadLetter, Done, Drop, HandlerError, Outcome, RetryLater
+from broker_mesh.status import StatusCode
 
 NOW = 1_000_000
 REPLY_TO = ReplyTo("dispatch.replies", 0)
@@ -50,6 +51,50 @@ def test_any_other_exception_is_unknown_and_names_its_type() -> None:
     assert error.message == "KeyError: 'tailnum'"
     assert error.details == {"exception": "KeyError"}
     assert error.__cause__ is cause
+
+
+class TextRaises(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Uninitialised(MeshError):
+    def __init__(self) -> None:
+        Exception.__init__(self, "without the mesh's own")
+
+
+class Rude(MeshError):
+    def __str__(self) -> str:
+        raise SystemError("no text either")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (TextRaises(), "TextRaises: (its text can't be had: ValueError)"),
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: "),
+        (ExceptionGroup("two", [KeyError("a"), ValueError("b")]), "ExceptionGroup: two (2 sub-exceptions)"),
+        (Uninitialised(), "Uninitialised: "),
+        (Rude("x"), "Rude: (its text can't be had: SystemError)"),
+        (NotFound(42), "NotFound: NOT_FOUND: 42"),  # type: ignore[arg-type]
+        (MeshError("fine", status=StatusCode.OK), "MeshError: OK: fine"),
+        (MeshError("x", status=5), "MeshError: "),  # type: ignore[arg-type]
+        (MeshError("x", status="NOT_FOUND"), "MeshError: "),  # type: ignore[arg-type]
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_is_no_sound_error_of_the_mesh_is_unknown(raised: BaseException, said: str) -> None:
+    error = classify_exception(raised)
+    assert type(error) is UnknownError
+    assert error.message.startswith(said)
+    assert error.__cause__ is raised
+
+
+def test_a_huge_text_is_cut() -> None:
+    error = classify_exception(ValueError("x" * 10_000_000))
+    assert len(error.message) < 3000
+    assert error.message.endswith("…")
 
 
 FAILURE, REFUSAL = UnknownError("boom"), InvalidArgument("bad")
@@ -88,6 +133,36 @@ def test_what_becomes_of_a_failure(
     outcome = classify(failed, error, started=started)
     assert type(outcome) is type(expected)
     assert outcome == expected
+
+
+def test_a_message_that_nothing_waits_behind_is_parked() -> None:
+    outcome = classify_failure(
+        message(), FAILURE, started=True, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=True
+    )
+    assert outcome == RetryLater(NOW + 100, FAILURE, parked=True)
+
+
+def test_what_could_not_be_checked_waits_in_its_place_also_where_others_are_parked() -> None:
+    outcome = classify_failure(
+        message(), AWAY, started=False, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=True
+    )
+    assert outcome == RetryLater(NOW + 100, AWAY, counts=False)
+
+
+def test_the_policy_of_a_failure_says_nothing_of_what_a_check_refuses() -> None:
+    patient = Retry(per={InvalidArgument: Retry(attempts=9)})
+    refused = classify_failure(message(), REFUSAL, started=False, retry=patient, now=NOW, draw=lambda: 0.5)
+    raised = classify_failure(message(), REFUSAL, started=True, retry=patient, now=NOW, draw=lambda: 0.5)
+    assert refused == DeadLetter(REFUSAL)
+    assert isinstance(raised, RetryLater)
+
+
+def test_the_elapsed_limit_holds_from_the_first_failure_that_the_message_remembers() -> None:
+    patient = Retry(attempts=100, elapsed=60)
+    for first_failure, more in ((None, True), (NOW - 59_000, True), (NOW - 61_000, False)):
+        failed = message(attempt=2).with_envelope(first_failure=first_failure)
+        outcome = classify_failure(failed, FAILURE, started=True, retry=patient, now=NOW, draw=lambda: 0.5)
+        assert isinstance(outcome, RetryLater) is more
 
 
 class Carried:
@@ -143,17 +218,27 @@ async def test_an_outcome_that_cannot_be_carried_out_is_not_reported_as_one() ->
         await settled(Done(), Broken())
 
 
-async def test_a_bug_in_a_check_keeps_the_record_and_stops_nothing_else() -> None:
+@pytest.mark.parametrize(
+    ("bug", "said"),
+    [
+        (TypeError("a check's own mistake"), "TypeError in a check of the mesh: a check's own mistake"),
+        (SystemExit(1), "SystemExit in a check"),
+        (TextRaises(), "its text can't be had"),
+    ],
+)
+async def test_a_bug_in_a_check_keeps_the_record_and_stops_nothing_else(
+    bug: BaseException, said: str
+) -> None:
     carried_out: list[Outcome] = []
 
     async def carry_out(_: Message, outcome: Outcome) -> None:
         carried_out.append(outcome)
 
     async def buggy(_: Message) -> Outcome:
-        raise TypeError("a check's own mistake")
+        raise bug
 
     layer = settle.layer(lambda _: RETRY, carry_out, lambda: NOW, lambda: 0.5)
     outcome = await stack([layer], buggy)(message())
     assert carried_out == [outcome]
     assert isinstance(outcome, DeadLetter)
-    assert "TypeError in a check" in outcome.error.message
+    assert said in outcome.error.message

@@ -69,19 +69,19 @@ def test_a_name_of_another_form_is_no_event(name: str) -> None:
         naming.parse_event(name)
 
 
-def test_the_longest_name_leaves_room_for_its_retry_topic() -> None:
+def test_the_longest_name_leaves_room_for_the_topics_beside_it() -> None:
     stem = "fleet.v1."
     longest = stem + "a" * (naming.MAX_NAME_LENGTH - len(stem))
     assert naming.parse_operation(longest).name
-    assert len(naming.retry_topic(longest)) == 249
-    with pytest.raises(SettingsError, match="at most 243"):
+    assert len(naming.idempotency_topic(longest)) == 249
+    with pytest.raises(SettingsError, match="at most 237"):
         naming.parse_operation(longest + "a")
 
 
 def test_a_subscription_whose_topics_would_be_too_long_is_refused() -> None:
     event = "dispatch.v1.events." + "a" * 210
     naming.parse_event(event)
-    with pytest.raises(SettingsError, match="at most 243"):
+    with pytest.raises(SettingsError, match="at most 237"):
         naming.subscription("weather-of-tomorrow", "v1", event)
 
 

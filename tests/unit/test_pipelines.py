@@ -17,30 +17,50 @@ def named(name: str) -> Layer[Any]:
 
 def test_the_outbound_layers_stand_in_message_order() -> None:
     layers = outbound.layers(
-        trace=named("trace"), deadline=named("deadline"), validate=named("validate"), route=named("route")
+        trace=named("trace"),
+        measure=named("measure"),
+        deadline=named("deadline"),
+        authorize=named("authorize"),
+        validate=named("validate"),
+        route=named("route"),
     )
-    assert [layer.name for layer in layers] == ["trace", "deadline", "validate", "route"]
+    assert [layer.name for layer in layers] == [
+        "trace",
+        "measure",
+        "deadline",
+        "authorize",
+        "validate",
+        "route",
+    ]
 
 
 def test_replies_pass_the_trace_and_the_check_of_their_address() -> None:
-    layers = outbound.reply_layers(trace=named("trace"), route=named("route"))
-    assert [layer.name for layer in layers] == ["trace", "route"]
+    layers = outbound.reply_layers(trace=named("trace"), measure=named("measure"), route=named("route"))
+    assert [layer.name for layer in layers] == ["trace", "measure", "route"]
 
 
 def test_the_inbound_layers_stand_in_message_order() -> None:
     layers = inbound.layers(
         trace=named("trace"),
+        measure=named("measure"),
         settle=named("settle"),
         headers=named("headers"),
         identity=named("identity"),
+        dedupe=named("dedupe"),
         deadline=named("deadline"),
+        authorize=named("authorize"),
         validate=named("validate"),
+        idempotency=named("idempotency"),
     )
     assert [layer.name for layer in layers] == [
         "trace",
+        "measure",
         "settle",
         "headers",
         "identity",
+        "dedupe",
         "deadline",
+        "authorize",
         "validate",
+        "idempotency",
     ]

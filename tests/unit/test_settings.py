@@ -30,7 +30,7 @@ def refused(directory: Path, *args: Any, **kwargs: Any) -> str:
 
 
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
-    assert loaded(tmp_path) == Settings(schemas=tmp_path / "schemas")
+    assert loaded(tmp_path) == Settings(schemas=tmp_path / "schemas", policy=tmp_path / "policy")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def test_waiting_for_spans_that_do_not_come_fails_with_those_that_came() -> None
         ("/v1/traces", "application/x-protobuf", "gzip", 400),
         ("/v1/traces", "application/x-protobuf", "br", 400),
         ("/v1/traces", "application/json", "", 404),
-        ("/v1/metrics", "application/x-protobuf", "", 404),
+        ("/v1/metrics", "application/x-protobuf", "", 400),
+        ("/v1/logs", "application/x-protobuf", "", 404),
     ],
 )
 def test_what_is_no_otlp_request_is_refused(path: str, kind: str, encoding: str, status: int) -> None:

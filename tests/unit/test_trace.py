@@ -337,3 +337,20 @@ async def test_a_context_only_span_works_as_a_current_span_too() -> None:
         assert inner.get_span_context().trace_id == outer.get_span_context().trace_id
         assert inner.get_span_context().span_id != outer.get_span_context().span_id
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+@pytest.mark.parametrize("error", [None, Unavailable("a rival took over")])
+def test_a_replay_is_part_of_the_first_sending_s_trace(spans: Spans, error: Unavailable | None) -> None:
+    again = request(traceparent=REMOTE, baggage="tenant=blue", replay_id="replay-1")
+    sent, end = layer.replayed(spans.tracer, again)
+    end(error)
+    end(None)  # the first word counts
+    span = spans.only()
+    assert (span.name, span.kind) == (f"replay {TOPIC}", SpanKind.PRODUCER)
+    assert span.context is not None
+    assert span.context.trace_id == REMOTE_TRACE
+    assert span.attributes is not None
+    assert span.attributes["mesh.replay.id"] == "replay-1"
+    assert sent.envelope.traceparent == f"00-{REMOTE_TRACE:032x}-{span.context.span_id:016x}-01"
+    assert sent.envelope.baggage == "tenant=blue"
+    assert span.status.status_code is (StatusCode.UNSET if error is None else StatusCode.ERROR)

@@ -1,0 +1,148 @@
+"""Rules that change while a process runs: `_mesh.policy`, read to its end and followed from there.
+
+On the way of a message: beside it. Opened before anything is sent or served; what it follows counts for the next
+message. While Kafka is away, and where a record can't be understood, what was known last goes on to hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from broker_mesh.control.conflicts import without_effect
+from broker_mesh.control.policy import Policy
+from broker_mesh.control.resources import ResourceMap
+from broker_mesh.control.store import POLICY_TOPIC
+from broker_mesh.errors import FailedPrecondition, InvalidArgument, MeshError
+from broker_mesh.kafka.reader import TailReader
+from broker_mesh.kafka.table import CompactedTable
+from broker_mesh.layers.authorize import Rules
+from broker_mesh.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 10.0
+
+# A fetch is answered as soon as there is a record; this is how often one is asked for in vain.
+_IDLE_FETCH_MS = 500
+
+
+class _Keyed(Protocol):
+    """A record, as the table or the reader gives it."""
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def offset(self) -> int: ...
+
+
+class LivePolicy:
+    """The policy of a connected process, on one event loop.
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+        files: the resources of this process's own files, by their keys.
+    """
+
+    def __init__(self, settings: Settings, *, client_id: str, files: ResourceMap) -> None:
+        self._settings = settings
+        self._client_id = client_id
+        self._policy = Policy(files)
+        self._table = CompactedTable(settings, POLICY_TOPIC, client_id=client_id, create=True)
+        self._position = 0  # offset of the next record that counts
+        self._reader: TailReader | None = None
+        self._resuming: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def rules(self) -> Rules:
+        """The access rules that hold now."""
+        return self._policy.rules
+
+    async def open(self) -> None:
+        """Read what holds, and begin to follow it.
+
+        Raises:
+            FailedPrecondition: a record can't be understood: a rule that can't be enforced is not left out.
+            MeshError: Kafka can't be asked.
+        """
+        await asyncio.to_thread(self._table.read_to_end)
+        try:
+            for key, value in self._table.items.items():
+                self._policy.take(key, value)
+        except InvalidArgument as error:
+            raise FailedPrecondition(
+                f"{error.message}; what can't be enforced is not left out: update this program, or remove the "
+                "record with 'mesh delete'"
+            ) from error
+        self._position = self._table.position
+        if self._policy.compile():
+            self._say("hold")
+        await self._follow()
+
+    async def close(self) -> None:
+        """Stop following."""
+        self._closed = True
+        if self._resuming is not None:
+            self._resuming.cancel()
+        if self._reader is not None:
+            await self._reader.close()
+
+    async def _follow(self) -> None:
+        self._reader = TailReader(
+            self._settings,
+            client_id=self._client_id,
+            received=self._received,
+            failed=self._failed,
+            name="access rules",
+            more={"fetch.wait.max.ms": _IDLE_FETCH_MS},
+        )
+        await self._reader.follow(POLICY_TOPIC, 0, self._position)
+
+    def _received(self, records: Sequence[_Keyed]) -> None:
+        for record in records:
+            if record.offset < self._position:  # read again after a failure
+                continue
+            self._position = record.offset + 1
+            try:
+                self._policy.take(record.key or b"", record.value)
+            except InvalidArgument as error:
+                logger.error("%s; what was known under this name goes on to hold", error.message)
+        if self._policy.compile():
+            self._say("have changed")
+
+    def _failed(self, error: MeshError) -> None:
+        self._reader = None
+        if not self._closed:
+            self._resuming = asyncio.get_running_loop().create_task(self._resume(error))
+
+    async def _resume(self, error: MeshError) -> None:
+        """Go on where the reading ended, as soon as that is possible again."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            logger.error(
+                "access rules can't be followed: %s; the last known hold, next try in %.1f s",
+                error.message,
+                pause,
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            try:
+                self._received(await asyncio.to_thread(self._table.read_to_end))
+                await self._follow()
+            except MeshError as again:
+                error = again
+            else:
+                return
+
+    def _say(self, what: str) -> None:
+        rules = self._policy.rules
+        logger.info("access rules %s: %d, and the default is %s", what, len(rules.rules), rules.default)
+        for sentence in without_effect(rules.rules):
+            logger.warning("%s", sentence)

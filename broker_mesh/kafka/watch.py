@@ -1,0 +1,51 @@
+"""What a group's consumer knows of its partitions, for others to see: where they end, and whether they are paused.
+
+Beside the way of a message. The consumer's thread looks once a second at what librdkafka has learned with its fetches,
+so that nothing is asked of Kafka, and replaces what others read as a whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+Partition: TypeAlias = tuple[str, int]
+
+_LOOK_SECONDS = 1.0
+
+
+class Watch:
+    """Looked with by the consumer's thread, read by any.
+
+    Attributes:
+        ends: the offset that the next record of a partition gets; of a paused one, what it was when it was paused.
+            Partitions that nothing has been fetched of are left out.
+        paused: the partitions that rest.
+    """
+
+    def __init__(self) -> None:
+        self.ends: Mapping[Partition, int] = {}
+        self.paused: frozenset[Partition] = frozenset()
+        self._looked_at = float("-inf")
+
+    def look(
+        self, consumer: Consumer, assigned: Collection[Partition], paused: Collection[Partition]
+    ) -> None:
+        """Look, unless it was less than a second ago; on the consumer's thread."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self.ends = {key: end for key in assigned if (end := _end(consumer, key)) is not None}
+        self.paused = frozenset(paused)
+
+
+def _end(consumer: Consumer, partition: Partition) -> int | None:
+    try:
+        bounds = consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+    except KafkaException:
+        return None  # it was given up just now
+    return None if bounds is None or bounds[1] < 0 else bounds[1]

@@ -1,0 +1,328 @@
+"""The story of one message: what its records on several topics tell of it together, in the order of time.
+
+On the way of a message: beside it, afterwards. `mesh trace` gathers the records; what they say is decided here. Pure.
+An attempt made in place leaves no record: the dead letter or the reply that follows tells how many there were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from broker_mesh import naming
+from broker_mesh.headers import Envelope, Place
+from broker_mesh.message import Record, received
+
+# W3C Trace Context, "traceparent Header Field Values": version, trace-id, parent-id, flags.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
+
+
+class What(StrEnum):
+    """What happened at a step, in the order in which it happens within a millisecond."""
+
+    SENT = "sent"
+    REPLAYED = "replayed"
+    FAILED = "failed"
+    RETRY = "retry"
+    DEAD_LETTER = "dead-letter"
+    ANSWERED = "answered"
+    DROPPED = "dropped"
+
+
+_HANDED = frozenset({What.SENT, What.RETRY, What.REPLAYED})
+
+
+class Dropped(NamedTuple):
+    """A dead letter that was dropped for good.
+
+    Args:
+        place: of the dead letter.
+        at: when, epoch ms.
+    """
+
+    place: Place
+    at: int
+
+
+class Step(NamedTuple):
+    """One step of a story.
+
+    Args:
+        at: when, epoch ms.
+        what: happened.
+        stem: whose doing it is: the operation, or the subscription.
+        place: the record that tells it; None for a failure in place, of which a later record tells.
+        envelope: what that record's headers say.
+        key: that record's.
+        attempt: the attempt it speaks of: the one that failed or answered, or that is put aside for later.
+        in_place: how many attempts before it failed in place, without a step of their own.
+    """
+
+    at: int
+    what: What
+    stem: str
+    place: Place | None
+    envelope: Envelope
+    key: bytes | None = None
+    attempt: int = 1
+    in_place: int = 0
+
+
+class Story(NamedTuple):
+    """All that is known of one message.
+
+    Args:
+        id: its id.
+        operation: the operation or event.
+        envelope: what its first record's headers say.
+        key: of that record.
+        trace_ids: W3C trace ids, in the order of their first step; one unless a replay or its sender began another.
+        steps: in the order of time.
+    """
+
+    id: str
+    operation: str
+    envelope: Envelope
+    key: bytes | None
+    trace_ids: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+class Ending(StrEnum):
+    """Where a message stands with one of those who handle it."""
+
+    ANSWERED = "answered"
+    DEAD_LETTER = "dead-letter"
+    DROPPED = "dropped"
+    HANDLED = "handled"
+    WAITING = "waiting"
+    RETRY_DUE = "retry-due"
+
+
+class Group(NamedTuple):
+    """A service's consumer group, as far as it concerns a story.
+
+    Args:
+        committed: where it has committed, by topic and partition; empty where it never has.
+        members: how many instances are in it now.
+    """
+
+    committed: Mapping[tuple[str, int], int]
+    members: int
+
+
+class Standing(NamedTuple):
+    """Where a message stands with one of those who handle it.
+
+    Args:
+        stem: the operation, or the subscription.
+        group: of who handles it.
+        ending: how it stands.
+        last: the step that says so.
+        ahead: records before it that are not done either, where it waits; None where that can't be told.
+        members: instances of the service that run now.
+    """
+
+    stem: str
+    group: str
+    ending: Ending
+    last: Step
+    ahead: int | None = None
+    members: int = 0
+
+
+def stem_of(record: Record) -> str:
+    """Tell whose record it is: the operation or event, or the subscription that failed on it."""
+    for suffix in (naming.retry_topic(""), naming.dead_topic("")):
+        if record.topic.endswith(suffix):
+            return record.topic.removesuffix(suffix)
+    if record.topic.endswith(naming.reply_topic("")):
+        return received(record, record.topic).envelope.type.removesuffix(".reply")
+    return record.topic
+
+
+def operation_of(stem: str) -> str:
+    """Tell the operation or event behind a stem; of a subscription, the event."""
+    return stem.partition(".from.")[2] or stem
+
+
+def id_of(record: Record) -> str:
+    """Tell the id of the message that a record belongs to; of a reply, that is its request's."""
+    envelope = received(record, record.topic).envelope
+    if envelope.correlation_id is not None and record.topic.endswith(naming.reply_topic("")):
+        return envelope.correlation_id
+    place = Place(record.topic, record.partition, record.offset)
+    if envelope.id == str(place) and envelope.origin is not None:
+        return str(envelope.origin)  # a record without an id is known by the place where it first stood
+    return envelope.id
+
+
+def tell(message_id: str, records: Iterable[Record], dropped: Iterable[Dropped] = ()) -> Story:
+    """Make the story of the records that belong to one message.
+
+    Args:
+        message_id: its id.
+        records: its own, its retries, dead letters, replays and replies, in any order; at least one.
+        dropped: those of its dead letters that were dropped.
+    """
+    drops = {drop.place: drop.at for drop in dropped}
+    own = sorted((_step(record) for record in records), key=_order)
+    steps: list[Step] = []
+    handed: dict[str, Step] = {}  # by stem: the last step that handed the message over for an attempt
+    for step in own:
+        last = handed.get(step.stem)
+        if last is not None and _is_same_wait(last, step):
+            # What is not due yet is put back at the end of its topic, as it is: one wait, at its latest place.
+            steps[steps.index(last)] = handed[step.stem] = last._replace(place=step.place)
+            continue
+        before, told = _with_failures(step, last)
+        if steps and told.what is What.ANSWERED and _is_told(told, steps[-1]):
+            told = told._replace(in_place=0)
+        steps += [*before, told]
+        if step.place in drops:
+            steps.append(step._replace(at=drops[step.place], what=What.DROPPED))
+        if step.what in _HANDED:
+            handed[step.stem] = step
+    first = own[0]
+    traces = [found[1] for step in own if (found := _TRACEPARENT.fullmatch(step.envelope.traceparent or ""))]
+    return Story(
+        message_id,
+        _operation(own),
+        first.envelope,
+        first.key,
+        tuple(dict.fromkeys(traces)),
+        tuple(sorted(steps, key=_order)),
+    )
+
+
+def standings(
+    story: Story, subscriptions: Sequence[str], groups: Mapping[str, Group], now: int
+) -> list[Standing]:
+    """Tell where a message stands with each of those who handle it.
+
+    Args:
+        story: of the message.
+        subscriptions: the stems of those who subscribe to it, where it is an event.
+        groups: by name.
+        now: epoch ms.
+    """
+    if not naming.is_event(story.operation):
+        return [_standing([step for step in story.steps if step.place is not None], None, groups, now)]
+    return [
+        _standing(
+            [step for step in story.steps if step.place and (step.stem == stem or step.what is What.SENT)],
+            stem,
+            groups,
+            now,
+        )
+        for stem in subscriptions
+    ]
+
+
+# In this order: a dead letter is answered too, and one that was dropped is no longer kept for replay.
+_ENDINGS = (
+    (What.DROPPED, Ending.DROPPED),
+    (What.DEAD_LETTER, Ending.DEAD_LETTER),
+    (What.ANSWERED, Ending.ANSWERED),
+)
+
+
+def _standing(steps: Sequence[Step], stem: str | None, groups: Mapping[str, Group], now: int) -> Standing:
+    last = next((number for number in reversed(range(len(steps))) if steps[number].what in _HANDED), 0)
+    handed, since = steps[last], steps[last + 1 :] or steps[last:]
+    stem = stem or handed.stem
+    name = naming.group(naming.owner(stem))
+    for what, ending in _ENDINGS:
+        for step in since:
+            if step.what is what:
+                return Standing(stem, name, ending, step)
+    group = groups.get(name, Group({}, 0))
+    assert handed.place is not None  # only steps with a place are given
+    committed = group.committed.get((handed.place.topic, handed.place.partition))
+    if committed is not None and committed > handed.place.offset:
+        return Standing(stem, name, Ending.HANDLED, handed, members=group.members)
+    due = handed.envelope.retry_at
+    ending = Ending.RETRY_DUE if due is not None and due > now else Ending.WAITING
+    ahead = None if committed is None else handed.place.offset - committed
+    return Standing(stem, name, ending, handed, ahead, group.members)
+
+
+def _step(record: Record) -> Step:
+    envelope = received(record, record.topic).envelope
+    return Step(
+        record.timestamp,
+        _what(record.topic, envelope),
+        stem_of(record),
+        Place(record.topic, record.partition, record.offset),
+        envelope,
+        record.key,
+        envelope.attempt,
+    )
+
+
+def _what(topic: str, envelope: Envelope) -> What:
+    if topic.endswith(naming.dead_topic("")):
+        return What.DEAD_LETTER
+    if topic.endswith(naming.reply_topic("")):
+        return What.ANSWERED
+    # Replays of a subscription go to its retry topic too; only what is put aside there has a time when it is due.
+    if topic.endswith(naming.retry_topic("")) and (
+        envelope.retry_at is not None or envelope.replay_id is None
+    ):
+        return What.RETRY
+    return What.SENT if envelope.replay_id is None else What.REPLAYED
+
+
+def _with_failures(step: Step, handed: Step | None) -> tuple[list[Step], Step]:
+    """Give the failures that a step tells of, and the step with the number of those whose time it does not tell.
+
+    Args:
+        step: of a record.
+        handed: the last step before it that handed the message over; None where that is no longer kept.
+    """
+    if step.what in (What.SENT, What.REPLAYED):
+        return [], step
+    begun = 1 if handed is None else handed.attempt
+    envelope = step.envelope
+    if step.what is What.ANSWERED:
+        return [], step._replace(in_place=max(0, step.attempt - begun))
+    # What is put aside for attempt 3 tells that 2 failed; a dead letter of attempt 3, that 3 did.
+    last = step.attempt - 1 if step.what is What.RETRY else step.attempt
+    failures = []
+    first_at = envelope.first_failure
+    if begun == 1 and last > 1 and first_at is not None and (handed is None or first_at >= handed.at):
+        failures.append(_failure(step._replace(envelope=Envelope()), first_at, 1))
+    untold = max(0, last - begun - len(failures))
+    if step.what is What.DEAD_LETTER:
+        return failures, step._replace(in_place=untold)
+    failed_at = envelope.last_failure or step.at
+    return [*failures, _failure(step, failed_at, last)._replace(in_place=untold)], step
+
+
+def _is_told(answer: Step, before: Step) -> bool:
+    """Tell whether the attempts before an answer were told with the dead letter that it goes with."""
+    return before.what is What.DEAD_LETTER and (before.stem, before.attempt) == (answer.stem, answer.attempt)
+
+
+def _is_same_wait(last: Step, step: Step) -> bool:
+    return last.what is step.what is What.RETRY and (
+        (last.attempt, last.envelope.retry_at, last.envelope.replay_id)
+        == (step.attempt, step.envelope.retry_at, step.envelope.replay_id)
+    )
+
+
+def _failure(step: Step, at: int, attempt: int) -> Step:
+    return step._replace(at=at, what=What.FAILED, place=None, attempt=attempt)
+
+
+def _order(step: Step) -> tuple[int, int]:
+    return step.at, list(What).index(step.what)
+
+
+def _operation(steps: Sequence[Step]) -> str:
+    for step in steps:
+        if step.what is not What.ANSWERED and step.envelope.type:
+            return step.envelope.type
+    return steps[0].stem

@@ -1,0 +1,137 @@
+"""What waits for a service: once a second, what it has taken and what its consumer knows become figures.
+
+Beside the way of a message, on the event loop. Of a partition that rests librdkafka learns nothing new, so that Kafka
+is asked where it ends: else the lag would stand still just where a handler that hangs makes it grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import NamedTuple, TypeAlias
+
+from broker_mesh.errors import MeshError
+from broker_mesh.telemetry.metrics import Backlog, Metrics, PartitionState
+
+logger = logging.getLogger(__name__)
+
+Partition: TypeAlias = tuple[str, int]
+
+_LOOK_SECONDS = 1.0
+_ASK_SECONDS = 5.0
+
+
+class Taken(NamedTuple):
+    """What a service says of a partition that it has.
+
+    Args:
+        position: the offset of the first record that is not settled.
+        in_work: how many records are taken, not settled, and due.
+        oldest: timestamp of the oldest that is taken and not settled, epoch ms; None where there is none.
+        held: whether it takes no more, since one record keeps back what is done behind it.
+    """
+
+    position: int
+    in_work: int
+    oldest: int | None
+    held: bool
+
+
+class Seen(NamedTuple):
+    """What a consumer says of its partitions.
+
+    Args:
+        ends: the offset that the next record gets, of each partition of which that is known.
+        paused: those that rest.
+        delivered: how many records of each topic have come.
+    """
+
+    ends: Mapping[Partition, int]
+    paused: Collection[Partition]
+    delivered: Mapping[str, int]
+
+
+def backlog_of(taken: Mapping[Partition, Taken], seen: Seen, asked: Mapping[Partition, int]) -> list[Backlog]:
+    """Put together what waits.
+
+    Args:
+        taken: what the service says.
+        seen: what its consumer says.
+        asked: ends that Kafka was asked for, which count where they are further on.
+    """
+    backlog = []
+    for key, each in taken.items():
+        ends = [end for end in (seen.ends.get(key), asked.get(key)) if end is not None]
+        state = (
+            PartitionState.HELD
+            if each.held
+            else PartitionState.PAUSED
+            if key in seen.paused
+            else PartitionState.RUNNING
+        )
+        lag = max(0, max(ends) - each.position) if ends else None
+        backlog.append(Backlog(*key, lag, each.in_work, each.oldest, state))
+    return backlog
+
+
+class BacklogWatch:
+    """Looks again and again.
+
+    Args:
+        metrics: told of what is seen.
+        taken: tells what the service has taken.
+        see: tells what its consumer knows.
+        ask_ends: asks Kafka where partitions end.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        taken: Callable[[], Mapping[Partition, Taken]],
+        see: Callable[[], Seen],
+        ask_ends: Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]],
+    ) -> None:
+        self._metrics = metrics
+        self._taken = taken
+        self._see = see
+        self._ask_ends = ask_ends
+        self._asked: Mapping[Partition, int] = {}
+        self._counted: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look once a second, until it is cancelled; nothing waits for this process from then on."""
+        clock = asyncio.get_running_loop().time
+        asks_at = clock() + _ASK_SECONDS
+        try:
+            while True:
+                seen = self.look()
+                if clock() >= asks_at:
+                    await self._ask(seen.paused)
+                    asks_at = clock() + _ASK_SECONDS
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            self._count(self._see().delivered)
+            self._metrics.observe([])
+
+    def look(self) -> Seen:
+        """Look once."""
+        seen = self._see()
+        self._count(seen.delivered)
+        self._metrics.observe(backlog_of(self._taken(), seen, self._asked))
+        return seen
+
+    def _count(self, delivered: Mapping[str, int]) -> None:
+        for topic, number in delivered.items():
+            if number > self._counted.get(topic, 0):
+                self._metrics.consumed(topic, number - self._counted.get(topic, 0))
+                self._counted[topic] = number
+
+    async def _ask(self, paused: Collection[Partition]) -> None:
+        if not paused:
+            self._asked = {}
+            return
+        try:
+            self._asked = await self._ask_ends(paused)
+        except MeshError as error:
+            logger.debug("Kafka can't be asked where partitions end: %s", error)

@@ -1,0 +1,160 @@
+"""The waiting room: what is due leaves in time, what is not holds nothing up, and its bounds hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker_mesh.assignment import Assignment
+from broker_mesh.kafka.consumer import Position
+from broker_mesh.message import Record, now_ms
+from broker_mesh.waiting import ROTATION_MS, WaitingRoom, to_move
+
+TOPIC = "s.v1.x.retry"
+NOW = 10_000_000
+HOUR = 3_600_000
+PATIENCE = 30.0
+
+
+def record(offset: int, *, written: int = NOW, value: bytes = b"12345") -> Record:
+    return Record(TOPIC, 0, offset, written, b"key", value, [("name", b"value")])
+
+
+def assignment() -> Assignment:
+    return Assignment((TOPIC, 0), Position(1, 0))
+
+
+class Released:
+    """A room, and what it has let go, in order."""
+
+    def __init__(self, **bounds: int) -> None:
+        self.offsets: list[int] = []
+        self.late: list[int] = []
+        self.all = asyncio.Event()
+        self.wanted = 0
+        self.due: dict[int, int] = {}
+        self.room = WaitingRoom(self._release, now_ms, **bounds)
+
+    def add(self, place: Assignment, offset: int, due: int) -> None:
+        self.due[offset] = due
+        self.room.add(place, record(offset), due)
+
+    def _release(self, _: Assignment, released: Record) -> None:
+        assert now_ms() >= self.due[released.offset], "released before its time"
+        self.offsets.append(released.offset)
+        if len(self.offsets) == self.wanted:
+            self.all.set()
+
+
+async def test_records_leave_when_they_are_due_and_in_that_order() -> None:
+    released, here, there = Released(), assignment(), assignment()
+    now = now_ms()
+    delays = {0: 10**9, 1: 60, 2: 20, 3: 40, 4: 20, 5: -5}
+    released.wanted = 5
+    for offset, delay in delays.items():
+        released.add(here if offset % 2 else there, offset, now + delay)
+    async with asyncio.timeout(PATIENCE):
+        await released.all.wait()
+    assert released.offsets == [5, 2, 4, 3, 1]
+    assert len(released.room) == 1
+    released.room.close()
+
+
+async def test_what_was_taken_out_or_dropped_is_not_released() -> None:
+    released, kept, lost = Released(), assignment(), assignment()
+    now = now_ms()
+    for offset in range(200):
+        released.add(kept, offset, now + 20)
+        released.add(lost, offset + 200, now + 20)
+    taken = [released.room.take(kept, offset) for offset in range(199)]
+    released.room.drop(lost)
+    released.wanted = 1
+    async with asyncio.timeout(PATIENCE):
+        await released.all.wait()
+    assert [each.record.offset for each in taken] == list(range(199))
+    assert released.offsets == [199]
+    assert len(released.room) == 0
+    assert not released.room.full
+
+
+async def test_what_was_moved_over_and_over_leaves_nothing_behind() -> None:
+    released, here = Released(), assignment()
+    for offset in range(5000):
+        released.add(here, offset, now_ms() + HOUR)
+        released.room.take(here, offset)
+    assert len(released.room._queue) < 100
+    released.room.close()
+
+
+async def test_the_room_is_full_by_count_or_by_bytes_until_a_tenth_is_free() -> None:
+    here = assignment()
+    by_count, by_bytes = Released(max_records=20), Released(max_bytes=20 * 17)  # each has 3 + 5 + 4 + 5 bytes
+    for released in (by_count, by_bytes):
+        filling = []
+        for offset in range(20):
+            filling.append(released.room.full)
+            released.add(here, offset, now_ms() + HOUR)
+        assert not any(filling)
+        emptying = []
+        for offset in range(3):
+            emptying.append(released.room.full)
+            released.room.take(here, offset)
+        assert emptying == [True, True, True], "to take more at the first gap would be to stop again at once"
+        assert not released.room.full
+        released.room.close()
+        here.waiting.clear()
+
+
+# ── what is written again ─────────────────────────────────────────────────────────────────────────────────
+
+
+def fill(*states: str, due: int = NOW + HOUR, written: int = NOW) -> Assignment:
+    """A partition with a record for each word: "waiting", "working" or "done"."""
+    place = assignment()
+    room = WaitingRoom(lambda *_: None, lambda: NOW)
+    for offset, state in enumerate(states):
+        place.tracker.take(offset)
+        if state == "waiting":
+            room.add(place, record(offset, written=written), due)
+    for offset, state in enumerate(states):
+        if state == "done":
+            place.done(offset)
+    room.close()
+    return place
+
+
+def moved(
+    place: Assignment, *, full: bool = False, most_beyond: int = 4, longest_kept: int = HOUR
+) -> list[int]:
+    return to_move(place, now=NOW, full=full, most_beyond=most_beyond, longest_kept=longest_kept)
+
+
+async def test_what_waits_before_too_many_done_is_moved() -> None:
+    assert moved(fill("waiting", "waiting", "done")) == []
+    assert moved(fill("waiting", "waiting", "done", "done", "waiting")) == [0, 1]
+    assert moved(fill("waiting", "done", "waiting", "done", "waiting", "done")) == [0, 2]
+
+
+async def test_nothing_is_moved_where_that_would_not_help() -> None:
+    # The first is in work: the position waits for it, whatever is moved behind it.
+    assert moved(fill("working", "waiting", "done", "done", "done")) == []
+    # It is due in a moment, and leaves by itself.
+    assert moved(fill("waiting", "done", "done", "done", due=NOW + 500)) == []
+
+
+async def test_with_one_record_in_flight_at_most_a_head_still_gives_way() -> None:
+    assert moved(fill("waiting", "done"), most_beyond=1) == [0]
+    assert moved(fill("waiting", "waiting"), most_beyond=1) == []
+
+
+async def test_in_a_full_room_what_stood_long_and_has_long_to_wait_is_moved() -> None:
+    waiting = ["waiting"] * 150
+    long_ago = NOW - ROTATION_MS - 1
+    assert moved(fill(*waiting, written=long_ago)) == []
+    assert len(moved(fill(*waiting, written=long_ago), full=True)) == 100, "so many at once at most"
+    assert moved(fill(*waiting, written=NOW - ROTATION_MS), full=True) == []
+    assert moved(fill(*waiting, written=long_ago, due=NOW + ROTATION_MS), full=True) == []
+
+
+async def test_what_retention_would_come_for_is_moved() -> None:
+    assert moved(fill("waiting", "waiting", written=NOW - HOUR - 1)) == [0, 1]
+    assert moved(fill("waiting", "waiting", written=NOW - HOUR)) == []
