@@ -1,15 +1,16 @@
 """Exclusion: of several messages that mean the same work, one goes on and the others wait for it.
 
-On the way of a message: asked by `layers/dedupe.py` and `idempotency.py`, before a handler. A claim is held from a
-message's first attempt to its settlement. It also ends with the task that works on the message, however that ends, and
-once that task has gone on to another message: nobody waits for a claim that nobody will release. Not thread-safe: it
-lives on the event loop.
+On the way of a message: asked by `layers/dedupe.py` and `idempotency.py`, before a handler.
+
+A claim is held from a message's first attempt to its settlement, or until what then still runs of it has ended. It
+also ends with the task that works on the message, however that ends, and once that task has gone on to another
+message: nobody waits for a claim that nobody will release. Not thread-safe: it lives on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from broker_mesh import turn
@@ -45,20 +46,47 @@ class Exclusion:
         if held is not None and not (held.owner == owner or held.task is task or held.task.done()):
             return False
         if held is None or held.owner != owner or held.task is not task:
-            self.release(key)
+            if held is not None:
+                self._end(key, held)
             self._held[key] = _Claim(owner, task)
         return True
 
     def holds(self, key: Hashable, owner: Hashable) -> bool:
-        """Tell whether an owner holds a key."""
-        held = self._held.get(key)
-        return held is not None and held.owner == owner
+        """Tell whether an owner holds a key, by a claim that was made in this task."""
+        return self._own(key, owner) is not None
 
-    def release(self, key: Hashable) -> None:
-        """Let a key go, and wake those who wait for it; one that nobody holds stays as it is."""
-        held = self._held.pop(key, None)
-        if held is not None and held.released is not None:
-            held.released.set_result(None)
+    def release(self, key: Hashable, owner: Hashable, after: Sequence[asyncio.Future[None]] = ()) -> None:
+        """Let an owner's key go, and wake those who wait for it; a claim that this task did not make stays as it is.
+
+        Args:
+            key: what was claimed.
+            owner: who claimed it.
+            after: what still runs of the work; the key goes once all of that has ended.
+        """
+        held = self._own(key, owner)
+        if held is None:
+            return
+
+        def end(_: asyncio.Future[None] | None = None) -> None:
+            if all(each.done() for each in after):
+                self._end(key, held)
+
+        for each in after:
+            each.add_done_callback(end)
+        end()
+
+    def _own(self, key: Hashable, owner: Hashable) -> _Claim | None:
+        # A message that came again, after its partition went and came back, is the same owner in another task: what
+        # is left of its earlier handling must not let the claim of the later one go.
+        held = self._held.get(key)
+        is_own = held is not None and held.owner == owner and held.task is asyncio.current_task()
+        return held if is_own else None
+
+    def _end(self, key: Hashable, claim: _Claim) -> None:
+        if self._held.get(key) is claim:
+            del self._held[key]
+        if claim.released is not None and not claim.released.done():
+            claim.released.set_result(None)
 
     async def over(self, key: Hashable) -> None:
         """Wait until the claim on a key is over, giving the handler's place to others meanwhile."""

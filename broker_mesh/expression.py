@@ -39,9 +39,12 @@ class Expression:
         self.text = text
         try:
             self._compiled = jmespath.compile(text)
+            called = list(_called(self._compiled.parsed))
         except JMESPathError as error:
             raise InvalidArgument(f"{text!r} is no JMESPath expression: {_problem(error)}") from error
-        for name in _called(self._compiled.parsed):
+        except RecursionError as error:
+            raise InvalidArgument(f"{text[:60]!r}… is nested too deeply for a JMESPath expression") from error
+        for name in called:
             # JMESPath itself would notice only with a value that gets there.
             if name not in _FUNCTIONS:
                 raise InvalidArgument(
@@ -60,7 +63,8 @@ class Expression:
         """
         try:
             found = self._compiled.search(value)
-        except JMESPathError:
+        except (JMESPathError, ValueError, OverflowError, RecursionError):
+            # Beside its own, jmespath lets Python's errors through: a slice with step 0, floor() of an infinite number.
             return False
         # JMESPath's own truth ("Or Expressions"): what is empty is false, and no number is, not even 0.
         return bool(found) or (found is not False and isinstance(found, int | float))

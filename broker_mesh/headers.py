@@ -73,7 +73,8 @@ _MAX_PARTITION = 2**31 - 1
 _ID = re.compile(r"[\x21-\x7e]{1,300}")
 _SHA_256 = re.compile(r"[0-9a-f]{64}")
 
-_LATEST_TIME = 253_402_300_799_999  # the end of the year 9999, epoch ms: RFC 3339 has four digits for a year
+LATEST_TIME = 253_402_300_799_999
+"""The end of the year 9999, epoch ms: RFC 3339 has four digits for a year."""
 
 
 class ReplyTo(NamedTuple):
@@ -286,15 +287,20 @@ def _time(value: bytes) -> int:
     if moment.tzinfo is None:
         raise ValueError(value)
     epoch_ms = round(moment.timestamp() * 1000)
-    if epoch_ms > _LATEST_TIME:  # an offset can push a moment of 9999 into a year that can't be written again
+    if epoch_ms > LATEST_TIME:  # an offset can push a moment of 9999 into a year that can't be written again
         raise ValueError(value)
     return epoch_ms
+
+
+def is_topic(name: str) -> bool:
+    """Tell whether Kafka may have a topic of this name."""
+    return _TOPIC.fullmatch(name) is not None
 
 
 def _reply_to(value: bytes) -> ReplyTo:
     topic, _, partition = _text(value).rpartition("/")
     number = _number(partition.encode())
-    if not _TOPIC.fullmatch(topic) or number > _MAX_PARTITION:
+    if not is_topic(topic) or number > _MAX_PARTITION:
         raise ValueError(value)
     return ReplyTo(topic, number)
 

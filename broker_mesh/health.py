@@ -8,13 +8,17 @@ paths and their meaning follow Kubernetes' API health endpoints
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, TypeAlias
 
 from broker_mesh.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 5.0
 
@@ -121,6 +125,14 @@ class _Server(ThreadingHTTPServer):
     # A request that hangs must not keep the process from ending.
     daemon_threads = True
     block_on_close = False
+
+    def handle_error(self, _request: Any, client_address: Any) -> None:
+        """Log why a question could not be answered; that its client did not wait is nobody's fault here."""
+        error = sys.exception()
+        if isinstance(error, OSError):
+            logger.debug("%s went before its answer: %s", client_address, error)
+        else:
+            logger.error("a question of %s could not be answered", client_address, exc_info=True)
 
 
 class _Server6(_Server):

@@ -106,7 +106,7 @@ class Results:
         self._ensure_topic = ensure_topic
         self._settler = settler
         self._is_current = is_current
-        self._kept_ms = round(settings.idempotency_hours * _HOUR_MS)
+        self._kept_ms = max(1, round(settings.idempotency_hours * _HOUR_MS))
         self._partitions: dict[tuple[str, int], _Partition] = {}
 
     async def begin(self, message: Message) -> Done | None:
@@ -129,10 +129,10 @@ class Results:
             earlier = await self._find(partition, key, message)
             answer = decide(message, earlier, now=now_ms(), kept_ms=self._kept_ms)
         except BaseException:
-            partition.exclusion.release(key)
+            partition.exclusion.release(key, owner)
             raise
         if answer is not None:
-            partition.exclusion.release(key)
+            partition.exclusion.release(key, owner)
             logger.info(
                 "%s %s has the idempotency key of an earlier request: it gets that one's result",
                 *(message.operation, message.envelope.id),
@@ -146,20 +146,22 @@ class Results:
         attempt in the retry topic, lets it go without a result: whoever asks next runs.
         """
 
-        async def settle(message: Message, outcome: Outcome) -> None:
+        async def settle(message: Message, outcome: Outcome) -> Outcome:
             partition = self._partitions.get((message.operation, message.partition))
             if partition is None or not has_key(message):
                 return await carry_out(message, outcome)
-            key = _key(scope(message))
-            if not partition.exclusion.holds(key, _place(message)):
+            key, owner = _key(scope(message)), _place(message)
+            if not partition.exclusion.holds(key, owner):
                 return await carry_out(message, outcome)
             try:
                 if is_result(outcome):
                     await self._keep(partition, key, message, outcome)
-                await carry_out(message, outcome)
+                return await carry_out(message, outcome)
             finally:
                 if not isinstance(outcome, RetryLater) or outcome.parked:
-                    partition.exclusion.release(key)
+                    # A plain function that was given up can't be stopped: no repeat may run beside it.
+                    attempt = turn.current()
+                    partition.exclusion.release(key, owner, after=attempt.left_behind if attempt else ())
 
         return settle
 
@@ -219,22 +221,33 @@ class Results:
         earlier = partition.recent.get(key)
         if earlier is not None:
             return earlier
-        offset = partition.offsets.get(key, now_ms())
-        if offset is None:
+        if partition.offsets.get(key, now_ms()) is None:
             return None
-        place = Place(naming.idempotency_topic(message.operation), message.partition, offset)
         async with turn.waiting():
-            record = await asyncio.to_thread(
-                record_at, self._settings, client_id=self._client_id, place=place
-            )
-        if record is None or record.key != scope(message):
-            return None  # retention was faster than the clock
+            record = await self._record_of(partition, key, message)
+            if record is None:
+                # Retention was faster than the clock; or the topic was compacted, and what stands for the key now is
+                # what an earlier owner wrote late, behind the end as it was when this one took over.
+                async with partition.reading:
+                    await self._read_on(partition, message)
+                record = await self._record_of(partition, key, message)
+        if record is None:
+            return None
         earlier = _read(record.headers, record.value)
         if earlier is None:
+            place = Place(record.topic, record.partition, record.offset)
             logger.warning("the result at %s can't be read: %s is run", place, message.envelope.id)
         else:
             partition.remember(key, earlier)
         return earlier
+
+    async def _record_of(self, partition: _Partition, key: bytes, message: Message) -> Record | None:
+        offset = partition.offsets.get(key, now_ms())
+        if offset is None:
+            return None
+        place = Place(naming.idempotency_topic(message.operation), message.partition, offset)
+        record = await asyncio.to_thread(record_at, self._settings, client_id=self._client_id, place=place)
+        return record if record is not None and record.key == scope(message) else None
 
     async def _keep(self, partition: _Partition, key: bytes, message: Message, outcome: Done) -> None:
         topic = naming.idempotency_topic(message.operation)
@@ -255,13 +268,17 @@ class Results:
         written = headers.write(envelope)
 
         async def write() -> Receipt:
-            return await self._producer.send(
-                topic,
-                key=scope(message),
-                value=outcome.reply or b"",  # null would delete the key
-                headers=written,
-                partition=message.partition,
-            )
+            try:
+                return await self._producer.send(
+                    topic,
+                    key=scope(message),
+                    value=outcome.reply or b"",  # null would delete the key
+                    headers=written,
+                    partition=message.partition,
+                )
+            except NotFound:  # somebody has deleted it: else the request would be held for ever
+                await self._ensure_topic(message.operation)
+                raise
 
         try:
             receipt = await self._settler.persist(

@@ -20,7 +20,7 @@ from broker_mesh.layer import Step
 from broker_mesh.message import Message, Record, now_ms, received
 from broker_mesh.outcome import Outcome, RetryLater
 from broker_mesh.settle import FencedError
-from broker_mesh.turn import Turn
+from broker_mesh.turn import HandedBack, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ class Lanes:
                         return
                     await self._handle(assignment, lane.popleft())
                 self._finished(assignment)
+        except HandedBack:
+            logger.debug("a record of %s/%d is handed back before its next attempt", topic, number)
         except FencedError:
             logger.info("a late completion on %s/%d is discarded: the partition has moved", topic, number)
         except MeshError as error:
@@ -106,7 +108,11 @@ class Lanes:
             assignment.lanes.pop(lane_key, None)
 
     async def _handle(self, assignment: Assignment, record: Record) -> None:
-        """See one record through its attempts, until it is settled or parked; its lane waits meanwhile."""
+        """See one record through its attempts, until it is settled or parked; its lane waits meanwhile.
+
+        Raises:
+            HandedBack: its partition is given up before an attempt.
+        """
         message = received(record, self._endpoints[record.topic].name, assignment.epoch)
         while True:
             outcome, left_behind = await self._attempt(assignment, message)
@@ -118,8 +124,6 @@ class Lanes:
             await _until_returned(left_behind)
             message = _next_attempt(message, outcome)
             await _sleep_until(outcome.at, assignment.draining)
-            if assignment.draining.is_set():
-                raise FencedError
         assignment.done(record.offset)
         # The record is settled and its offset free; its key alone waits until a plain function has returned.
         await _until_returned(left_behind)
@@ -127,7 +131,8 @@ class Lanes:
     async def _attempt(
         self, assignment: Assignment, message: Message
     ) -> tuple[Outcome, Sequence[asyncio.Future[None]]]:
-        async with Turn(self._places) as turn:
+        async with Turn(self._places, assignment.draining) as turn:
+            turn.begin()  # it may have waited long for its time, or for a place
             assignment.turns.add(turn)
             try:
                 outcome = await self._pipeline(message)
@@ -148,10 +153,10 @@ def _tell(message: Message, outcome: RetryLater) -> None:
 
 
 def _next_attempt(message: Message, outcome: RetryLater) -> Message:
-    if not outcome.counts:
-        return message
-    envelope = message.envelope
     failed_at = now_ms()
+    if not outcome.counts:
+        return message.with_envelope(last_failure=failed_at)
+    envelope = message.envelope
     return message.with_envelope(
         attempt=envelope.attempt + 1,
         first_failure=envelope.first_failure or failed_at,

@@ -9,7 +9,6 @@ import asyncio
 import functools
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from broker_mesh.layers.retry import Retry
 from broker_mesh.message import Message, Receipt
 from broker_mesh.operation import Event, Operation
 from broker_mesh.outcome import Outcome
+from broker_mesh.running import run_until, stopping_on_signals
 from broker_mesh.settings import Settings, load
 from broker_mesh.sync import SyncContext, SyncMesh
 from broker_mesh.telemetry.metrics import Metrics
@@ -236,17 +236,8 @@ class Mesh:
             SettingsError: nothing is declared, or a setting is wrong.
             MeshError: the service can't start, or can't go on.
         """
-        stop = asyncio.Event()
-        async with _stopping_on_signals(stop), self.serving() as service:
-            ends = [asyncio.create_task(service.failure()), asyncio.create_task(stop.wait())]
-            ready = asyncio.create_task(_tell_when_joined(service, on_ready))
-            try:
-                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                for end in done:
-                    end.result()
-            finally:
-                for task in (*ends, ready):
-                    task.cancel()
+        async with stopping_on_signals() as stop, self.serving() as service:
+            await run_until(stop, service, on_ready or _nothing)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Service]:
@@ -397,25 +388,5 @@ class Mesh:
         return await self._connected().client.send(event, body, expires_in=None)
 
 
-async def _tell_when_joined(service: Service, on_ready: Callable[[], None] | None) -> None:
-    await service.joined()
-    if on_ready is not None:
-        on_ready()
-
-
-@asynccontextmanager
-async def _stopping_on_signals(stop: asyncio.Event) -> AsyncIterator[None]:
-    """Set an event on SIGTERM and SIGINT; where a loop can't take signals, its owner stops it by cancelling."""
-    loop = asyncio.get_running_loop()
-    taken = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, stop.set)
-            taken.append(number)
-        except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or Windows
-            continue
-    try:
-        yield
-    finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+def _nothing() -> None:
+    """Tell nobody."""

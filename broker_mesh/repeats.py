@@ -15,6 +15,8 @@ from broker_mesh.errors import MeshError
 from broker_mesh.exclusion import Exclusion
 from broker_mesh.kafka.backward import newest
 from broker_mesh.layers.dedupe import Window, identity, may_repeat
+from broker_mesh.layers.headers import refuse_malformed
+from broker_mesh.layers.identity import refuse_foreign_reply_address
 from broker_mesh.message import Message, Record, now_ms, received
 from broker_mesh.outcome import Outcome, RetryLater
 from broker_mesh.settings import Settings
@@ -89,16 +91,17 @@ class Repeats:
         One that waits for its next attempt in place is still in work.
         """
 
-        async def settle(message: Message, outcome: Outcome) -> None:
-            await carry_out(message, outcome)
+        async def settle(message: Message, outcome: Outcome) -> Outcome:
+            became = await carry_out(message, outcome)
             partition = self._partitions.get((message.topic, message.partition))
             waits = isinstance(outcome, RetryLater) and not outcome.parked
             if waits or partition is None or partition.taken.epoch != message.epoch:
-                return
+                return became
             key, offset = identity(message.envelope), _offset(message)
             if partition.in_work.holds(key, offset):
                 partition.settled.add(key, now_ms(), offset)
-                partition.in_work.release(key)
+                partition.in_work.release(key, offset)
+            return became
 
         return settle
 
@@ -148,7 +151,13 @@ class Repeats:
 
 def _entry(record: Record, operation: str) -> tuple[str, int, int] | None:
     message = received(record, operation)
-    return (identity(message.envelope), record.timestamp, record.offset) if may_repeat(message) else None
+    try:  # what these refuse never gets as far as dedupe: under its id another may come that is in order
+        refuse_foreign_reply_address(refuse_malformed(message))
+    except MeshError:
+        return None
+    # The sender's clock, not ours: one that is ahead would make the window forget all others.
+    came_at = min(record.timestamp, now_ms())
+    return (identity(message.envelope), came_at, record.offset) if may_repeat(message) else None
 
 
 def _offset(message: Message) -> int:

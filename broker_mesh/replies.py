@@ -69,7 +69,7 @@ class HandleToken(NamedTuple):
             token = HandleToken(str(message_id), str(operation), ReplyTo(str(topic), int(partition)))
             id_time(token.id)
             naming.parse_operation(token.operation)
-        except (ValueError, TypeError, MeshError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, MeshError) as error:
             raise InvalidArgument(f"{text[:60]!r} is not a handle: pass it as it was printed") from error
         return token
 

@@ -71,20 +71,15 @@ class Runtime:
         service: str,
         version: str,
         settings: Settings,
-        environ: Mapping[str, str],
         metrics: Metrics,
     ) -> None:
         self.service = service
         self.version = version
         self.settings = settings
         self.group = naming.group(service)
-        instance = f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**4):04x}"  # noqa: S311 - a name
-        self.client_id = f"{service}-{instance}"
-        self.tracer, self._flush_spans = tracer_for(service, version, instance, environ)
+        self._instance = f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**4):04x}"  # noqa: S311 - a name
+        self.client_id = f"{service}-{self._instance}"
         self.metrics = metrics
-        self._flush_metrics = export_metrics(
-            metrics, service=service, version=version, instance=instance, environ=environ
-        )
         self._known_topics: set[str] = set()
         self._making_event = asyncio.Lock()
         self._describing = asyncio.Lock()
@@ -114,13 +109,33 @@ class Runtime:
             SettingsError: a setting is not usable.
             SchemaError: a file of the schemas folder is wrong.
         """
-        runtime = cls(service, version, settings, environ, metrics)
+        runtime = cls(service, version, settings, metrics)
         try:
+            runtime._observe(environ)
             await runtime._connect()
         except BaseException:
             await runtime.close()
             raise
         return runtime
+
+    def _observe(self, environ: Mapping[str, str]) -> None:
+        """Begin to export spans and metrics; what has begun ends with the mesh, whatever else fails."""
+        flushes: list[Callable[[], None]] = []
+
+        async def flush() -> None:
+            await asyncio.gather(*(asyncio.to_thread(each) for each in flushes))
+
+        self.exit.push_async_callback(flush)
+        self.tracer, flush_spans = tracer_for(self.service, self.version, self._instance, environ)
+        flushes.append(flush_spans)
+        flush_metrics = export_metrics(
+            self.metrics,
+            service=self.service,
+            version=self.version,
+            instance=self._instance,
+            environ=environ,
+        )
+        flushes.append(flush_metrics)
 
     async def _connect(self) -> None:
         settings = self.settings
@@ -150,7 +165,6 @@ class Runtime:
     async def close(self) -> None:
         """Let what was sent be acknowledged, and disconnect; a cancellation midway still disconnects the rest."""
         await self.exit.aclose()
-        await asyncio.gather(asyncio.to_thread(self._flush_spans), asyncio.to_thread(self._flush_metrics))
 
     async def _close_producer(self) -> None:
         try:

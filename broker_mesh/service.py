@@ -19,6 +19,7 @@ from broker_mesh.errors import InternalError, MeshError
 from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Positions
 from broker_mesh.lanes import Lanes
 from broker_mesh.layer import Step
+from broker_mesh.layers.retry import due_time
 from broker_mesh.message import Message, Record, now_ms, received
 from broker_mesh.outcome import Outcome
 from broker_mesh.settings import Settings
@@ -105,7 +106,7 @@ class Service:
     def taken(self) -> dict[Partition, Taken]:
         """Tell of each partition how far it is settled, and what is in work."""
         return {
-            key: Taken(each.tracker.position, each.in_work, each.tracker.oldest, held=key in self._held)
+            key: Taken(each.tracker.position, each.in_work, each.tracker.oldest, held=key in self._resting)
             for key, each in self._assignments.items()
         }
 
@@ -173,6 +174,13 @@ class Service:
 
     def received(self, batch: Sequence[Record]) -> None:
         """Put records into their lanes, and what is not due yet into the waiting room."""
+        try:
+            self._take(batch)
+        except Exception as bug:  # noqa: BLE001 - it is told; only logged by the loop it would strand the batch
+            self._broken("taking records", bug)
+        self._hold_back()
+
+    def _take(self, batch: Sequence[Record]) -> None:
         now = now_ms()
         for record in batch:
             assignment = self._assignments.get((record.topic, record.partition))
@@ -191,7 +199,6 @@ class Service:
             else:
                 assignment.in_flight += 1
                 self._lanes.put(assignment, record)
-        self._hold_back()
 
     async def drain(self, partitions: Sequence[Partition]) -> Positions:
         """Finish what is being handled before a rebalance takes the partitions away."""
@@ -220,6 +227,13 @@ class Service:
             self._failure.set_exception(error)
             self._failure.exception()  # marks it as retrieved: a stop may come before anyone waits
 
+    def _broken(self, doing: str, bug: Exception) -> None:
+        """Stop for a bug of the mesh, before it strands what was to be done."""
+        logger.error("%s failed inside the mesh", doing, exc_info=bug)
+        stopped = InternalError(f"{type(bug).__name__} inside the mesh: {bug}")
+        stopped.__cause__ = bug
+        self.failed(stopped)
+
     # ── lanes and the waiting room ────────────────────────────────────────────────────────────────────────
 
     def _finished(self, assignment: Assignment) -> None:
@@ -231,11 +245,11 @@ class Service:
 
     def _due_time(self, record: Record) -> int | None:
         """Tell when a record's next attempt is due, epoch ms; only retry topics hold what is not due at once."""
-        return headers.read(record.headers)[0].retry_at if self._is_retry(record.topic) else None
+        if not self._is_retry(record.topic):
+            return None
+        return due_time(headers.read(record.headers)[0].retry_at, written=record.timestamp)
 
     def _due(self, assignment: Assignment, record: Record) -> None:
-        if assignment.draining.is_set():
-            return  # handed back with its partition
         assignment.in_flight += 1
         if self._consumer is not None:
             self._consumer.resumed(record.topic, 1)
@@ -246,38 +260,41 @@ class Service:
     def _relieve(self) -> None:
         """Have what waits at the front of a partition give way, where it holds things up."""
         # One batch of one partition for each round: going round a large topic must not take all of the machine.
-        crowded = max(self._assignments.values(), key=lambda each: len(each.waiting), default=None)
+        # Of the fullest that has something to move: what waits in another may stand behind a handler.
         full = self._room.full
-        for assignment in self._assignments.values():
-            if assignment.waiting and not assignment.relieving:
-                self._move_what_blocks(assignment, full=full and assignment is crowded)
+        by_crowd = sorted(self._assignments.values(), key=lambda each: len(each.waiting), reverse=True)
+        for assignment in by_crowd:
+            if assignment.waiting and not (assignment.relieving or assignment.draining.is_set()):
+                full = not self._move_what_blocks(assignment, full=full) and full
 
-    def _move_what_blocks(self, assignment: Assignment, *, full: bool) -> None:
-        if assignment.draining.is_set() or asyncio.get_running_loop().time() < self._moves_from:
-            return
-        moved = to_move(
-            assignment,
-            now=now_ms(),
-            full=full,
-            most_beyond=self._settings.max_in_flight,
-            longest_kept=round(self._settings.request_retention_days * _DAY_MS / 4),
-        )
+    def _move_what_blocks(self, assignment: Assignment, *, full: bool) -> bool:
+        if asyncio.get_running_loop().time() < self._moves_from:
+            return False
+        try:
+            moved = to_move(
+                assignment,
+                now=now_ms(),
+                full=full,
+                leaving=assignment.draining.is_set(),
+                most_beyond=self._settings.max_in_flight,
+                longest_kept=round(self._settings.request_retention_days * _DAY_MS / 4),
+            )
+        except Exception as bug:  # noqa: BLE001 - it is told; what is settled must still be committed
+            self._broken("choosing what gives way", bug)
+            return False
         if moved:
             assignment.relieving = True
             taken = [self._room.take(assignment, offset) for offset in moved]
             task = asyncio.create_task(self._move_all(assignment, taken))
             assignment.tasks.add(task)
             task.add_done_callback(assignment.tasks.discard)
+        return bool(moved)
 
     async def _move_all(self, assignment: Assignment, taken: Sequence[Waiting]) -> None:
         try:
             await asyncio.gather(*(self._move(assignment, waiting) for waiting in taken))
-        except Exception as error:
-            # A bug of the mesh must stop the service, not strand what was to be moved.
-            logger.exception("moving what waits in %s/%d failed inside the mesh", *assignment.partition)
-            stopped = InternalError(f"{type(error).__name__} inside the mesh: {error}")
-            stopped.__cause__ = error
-            self.failed(stopped)
+        except Exception as bug:  # noqa: BLE001 - it is told
+            self._broken("moving what waits", bug)
         assignment.relieving = False
         self._hold_back()
         self._move_what_blocks(assignment, full=False)
@@ -332,6 +349,8 @@ class Service:
         while True:
             await asyncio.sleep(_TENDING_SECONDS)
             self._relieve()
+            # A position also moves without a lane that says so: a plain function may outlast its record.
+            self._hold_back()
             if clock() - renewed >= _RENEWAL_SECONDS:
                 # Kafka may drop an offset by the time of its own last commit, also of a partition that is just idle.
                 renewed = clock()
@@ -353,15 +372,22 @@ class Service:
         drained = {key: self._assignments[key] for key in partitions if key in self._assignments}
         for assignment in drained.values():
             assignment.draining.set()
-        tasks = [task for assignment in drained.values() for task in assignment.tasks]
+        clock = asyncio.get_running_loop().time
+        until = clock() + budget
+        tasks = [task for each in drained.values() for task in each.tasks]
         if tasks:
-            _, unfinished = await asyncio.wait(tasks, timeout=budget)
-            if unfinished:
-                logger.warning(
-                    "%d handlers did not finish within %g s: their records come again",
-                    len(unfinished),
-                    budget,
-                )
+            await asyncio.wait(tasks, timeout=budget)
+        for assignment in drained.values():
+            if not assignment.relieving and clock() < until:
+                self._move_what_blocks(assignment, full=False)
+        until = min(until, clock() + _REVOKE_BUDGET_SECONDS)  # also of a stop: Kafka may be away
+        while moves := [task for each in drained.values() if each.relieving for task in each.tasks]:
+            if clock() >= until:
+                break
+            await asyncio.wait(moves, timeout=until - clock(), return_when=asyncio.FIRST_COMPLETED)
+        left = sum(len(each.tasks) for each in drained.values())
+        if left:
+            logger.warning("%d handlers did not finish within %g s: their records come again", left, budget)
         # All of them, not only those that moved since the last commit: that one may still be queued.
         positions = {
             key: Position(assignment.epoch, assignment.tracker.position)

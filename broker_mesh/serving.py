@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from broker_mesh import inbound, naming, outbound
+from broker_mesh import inbound, naming, outbound, turn
 from broker_mesh.client import Client
 from broker_mesh.contracts.catalog import is_unknown_schema
 from broker_mesh.endpoint import Endpoint, Ordering
@@ -84,7 +84,6 @@ class Serving:
         self._runtime = runtime
         self._declared = declared
         self._entering: set[asyncio.Task[None]] = set()
-        self._with_results: set[str] = set()
 
     async def start(self) -> Service:
         """Make what the handlers need, join the group, and begin to handle.
@@ -132,7 +131,7 @@ class Serving:
         return BacklogWatch(
             runtime.metrics,
             service.taken,
-            lambda: Seen(watch.ends, watch.paused, consumer.delivered),
+            lambda: Seen(watch.ends, watch.paused, consumer.delivered, watch.firsts),
             ask_ends,
         )
 
@@ -253,14 +252,12 @@ class Serving:
         return [runtime.metrics.attempted, AccessLog(runtime.service).ended]
 
     async def _ensure_results(self, operation: str) -> None:
-        """Make the topic of an operation's results by idempotency key, with the first of them."""
-        if operation not in self._with_results:
-            runtime = self._runtime
-            partitions = (await runtime.admin.describe([operation]))[operation].partitions
-            await runtime.admin.create(
-                [topics.idempotency_topic(operation, runtime.settings, runtime.kept, partitions)]
-            )
-            self._with_results.add(operation)
+        """Make the topic of an operation's results by idempotency key where it is missing."""
+        runtime = self._runtime
+        partitions = (await runtime.admin.describe([operation]))[operation].partitions
+        await runtime.admin.create(
+            [topics.idempotency_topic(operation, runtime.settings, runtime.kept, partitions)]
+        )
 
     def _inbound(
         self,
@@ -327,6 +324,8 @@ class Serving:
         )
 
         async def handle(message: Message) -> Outcome:
+            if (its_turn := turn.current()) is not None:
+                its_turn.begin()  # a check may have given the place away meanwhile, while it waited
             outcome: Outcome = await handlers[message.operation].invoke(message, runtime.client)
             return outcome
 

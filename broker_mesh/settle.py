@@ -34,8 +34,8 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 
 
-CarryOut: TypeAlias = Callable[[Message, Outcome], Awaitable[None]]
-"""Settles a message with its outcome; returns when that is durable."""
+CarryOut: TypeAlias = Callable[[Message, Outcome], Awaitable[Outcome]]
+"""Settles a message with its outcome; returns when that is durable, with what has become of the message."""
 
 
 class FencedError(Exception):
@@ -73,8 +73,11 @@ class Settler:
         self._is_current = is_current
         self._dead_lettered = dead_lettered
 
-    async def carry_out(self, message: Message, outcome: Outcome) -> None:
+    async def carry_out(self, message: Message, outcome: Outcome) -> Outcome:
         """Make an outcome durable.
+
+        Returns:
+            What has become of the message: a dead letter where its answer can't be delivered, else the outcome.
 
         Raises:
             FencedError: the partition is gone; nothing more was produced.
@@ -82,14 +85,14 @@ class Settler:
         match outcome:
             case Done(reply, None):
                 if message.expects_reply:
-                    await self._answer(message, reply)
+                    return await self._answer(message, reply) or outcome
             case Done(_, error) if error is not None:
                 if message.expects_reply:
-                    await self._answer_error(message, error)
+                    return await self._answer_error(message, error) or outcome
             case Drop(error):
                 logger.info("%s %s is dropped: %s", message.operation, message.envelope.id, error)
                 if message.expects_reply:
-                    await self._answer_error(message, error)
+                    return await self._answer_error(message, error) or outcome
             case Repeated():
                 pass  # the first of them was settled, and answered where somebody waited
             case DeadLetter(error):
@@ -101,8 +104,10 @@ class Settler:
                 await self._park(message, error, at)
             case RetryLater():
                 pass  # `lanes.py` holds the record, and its key with it, until the next attempt
+        return outcome
 
-    async def _answer(self, message: Message, reply: bytes | None) -> None:
+    async def _answer(self, message: Message, reply: bytes | None) -> DeadLetter | None:
+        """Answer with the work's result; gives the dead letter where that can't be."""
         answer = self._reply(message, value=reply, status=StatusCode.OK)
         try:
             await self._send(message, answer)
@@ -111,11 +116,21 @@ class Settler:
             too_large = MessageTooLarge(f"the reply is too large: {error.message}", details=error.details)
             place = await self._keep(message, too_large)
             await self._answer_error(message, too_large, place)
+            return DeadLetter(too_large)
         except (NotFound, InvalidArgument, PermissionDenied) as error:
-            await self._keep(message, _undeliverable(message, error))
+            return await self._keep_undeliverable(message, "the work was done, but its reply", error)
+        return None
 
-    async def _answer_error(self, message: Message, error: MeshError, place: Place | None = None) -> None:
-        """Answer with an error; `place` says where the request is kept, for a caller that waits for its replay."""
+    async def _answer_error(
+        self, message: Message, error: MeshError, place: Place | None = None
+    ) -> DeadLetter | None:
+        """Answer with an error; gives the dead letter where that can't be, and there is none yet.
+
+        Args:
+            message: to be answered.
+            error: the answer.
+            place: where the request is kept already, for a caller that waits for its replay.
+        """
         answer = self._reply(message, value=None, status=error.status).with_envelope(
             status_message=error.message, status_details=error.details, dead_letter=place
         )
@@ -123,14 +138,23 @@ class Settler:
             await self._send(message, answer)
         except (NotFound, InvalidArgument, PermissionDenied, MessageTooLarge) as undeliverable:
             if place is None:
-                await self._keep(message, _undeliverable(message, undeliverable))
-            else:  # kept already: a second dead letter would be replayed as a second request
-                logger.warning(
-                    "%s %s: the caller can't be told: %s",
-                    message.operation,
-                    message.envelope.id,
-                    undeliverable,
-                )
+                said = f"its answer ({error.status.name}: {error.message})"
+                return await self._keep_undeliverable(message, said, undeliverable)
+            # Kept already: a second dead letter would be replayed as a second request.
+            logger.warning(
+                "%s %s: the caller can't be told: %s",
+                message.operation,
+                message.envelope.id,
+                undeliverable,
+            )
+        return None
+
+    async def _keep_undeliverable(self, message: Message, what: str, error: MeshError) -> DeadLetter:
+        undeliverable = FailedPrecondition(
+            f"{what} can't be delivered to {message.envelope.reply_to}: {error.message}"
+        )
+        await self._keep(message, undeliverable)
+        return DeadLetter(undeliverable)
 
     async def _keep(self, message: Message, error: MeshError) -> Place:
         """Write the dead letter: the record as it came, with why. Gives where it stands."""
@@ -287,9 +311,3 @@ def failure_headers(record: Record, facts: Envelope) -> RawHeaders:
     # All facts of earlier failures go, so that none stands beside another failure's.
     replaced = headers.FAILURE_FACTS | {name for name, _ in written}
     return [(name, value) for name, value in record.headers if name not in replaced] + written
-
-
-def _undeliverable(message: Message, error: MeshError) -> MeshError:
-    return FailedPrecondition(
-        f"the work was done, but its reply can't be delivered to {message.envelope.reply_to}: {error.message}"
-    )

@@ -1,14 +1,16 @@
-"""The story of one message: what its records on several topics tell of it together, in the order of time.
+"""The story of one message: what its records on several topics tell of it together, in the order in which it happened.
 
 On the way of a message: beside it, afterwards. `mesh trace` gathers the records; what they say is decided here. Pure.
 An attempt made in place leaves no record: the dead letter or the reply that follows tells how many there were.
+Each record has the time of who wrote it, and a handler is faster than clocks agree: cause stands before effect.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from broker_mesh import naming
@@ -31,7 +33,8 @@ class What(StrEnum):
     DROPPED = "dropped"
 
 
-_HANDED = frozenset({What.SENT, What.RETRY, What.REPLAYED})
+_BEGINNINGS = frozenset({What.SENT, What.REPLAYED})
+_HANDED = _BEGINNINGS | {What.RETRY}
 
 
 class Dropped(NamedTuple):
@@ -58,6 +61,7 @@ class Step(NamedTuple):
         key: that record's.
         attempt: the attempt it speaks of: the one that failed or answered, or that is put aside for later.
         in_place: how many attempts before it failed in place, without a step of their own.
+        behind: how far the clock of `at` is behind the one of what led to the step, at least, ms.
     """
 
     at: int
@@ -68,6 +72,12 @@ class Step(NamedTuple):
     key: bytes | None = None
     attempt: int = 1
     in_place: int = 0
+    behind: int = 0
+
+    @property
+    def since_cause(self) -> int:
+        """When, epoch ms, never before what led to it."""
+        return self.at + self.behind
 
 
 class Story(NamedTuple):
@@ -79,7 +89,7 @@ class Story(NamedTuple):
         envelope: what its first record's headers say.
         key: of that record.
         trace_ids: W3C trace ids, in the order of their first step; one unless a replay or its sender began another.
-        steps: in the order of time.
+        steps: in the order of time, and none before what led to it.
     """
 
     id: str
@@ -159,16 +169,22 @@ def id_of(record: Record) -> str:
     return envelope.id
 
 
-def tell(message_id: str, records: Iterable[Record], dropped: Iterable[Dropped] = ()) -> Story:
+def tell(
+    message_id: str,
+    records: Iterable[Record],
+    dropped: Iterable[Dropped] = (),
+    put_back: Mapping[Place, str] = MappingProxyType({}),
+) -> Story:
     """Make the story of the records that belong to one message.
 
     Args:
         message_id: its id.
         records: its own, its retries, dead letters, replays and replies, in any order; at least one.
         dropped: those of its dead letters that were dropped.
+        put_back: those that were put back, each with the id of the replay.
     """
     drops = {drop.place: drop.at for drop in dropped}
-    own = sorted((_step(record) for record in records), key=_order)
+    own = sorted(_behind_their_causes([_step(record) for record in records], put_back), key=_order)
     steps: list[Step] = []
     handed: dict[str, Step] = {}  # by stem: the last step that handed the message over for an attempt
     for step in own:
@@ -262,6 +278,34 @@ def _step(record: Record) -> Step:
     )
 
 
+def _behind_their_causes(steps: Sequence[Step], put_back: Mapping[Place, str]) -> Iterator[Step]:
+    """Say of each step how far its clock is behind: a handler's behind the sender's, a replay's behind the handler's.
+
+    All that one handler did with what it was handed once has one clock, so that its steps keep their distances.
+    """
+    runs: dict[str | None, list[Step]] = {}  # by the replay that began them; None for the first
+    for step in sorted(steps, key=_order):
+        runs.setdefault(step.envelope.replay_id, []).append(step)
+    failed: dict[str, int] = {}  # by replay: when all that it puts back had failed, and was answered
+    for replay_id, run in sorted(runs.items(), key=lambda found: found[0] is not None):
+        begun: int | None = None
+        late: dict[str, int] = {}  # by stem
+        for step in sorted(run, key=lambda step: step.what not in _BEGINNINGS):
+            if step.what in _BEGINNINGS:
+                behind = max(0, failed.get(replay_id or "", 0) - step.at)
+                begun = step.at + behind if begun is None else begun
+            else:
+                told = min(
+                    step.at, step.envelope.last_failure or step.at
+                )  # its record tells of an attempt before it
+                behind = late.setdefault(step.stem, 0 if begun is None else max(0, begun - told))
+            letter = step.envelope.dead_letter if step.what is What.ANSWERED else step.place
+            if letter is not None and letter in put_back:
+                by = put_back[letter]
+                failed[by] = max(failed.get(by, 0), step.at + behind + 1)
+            yield step._replace(behind=behind)
+
+
 def _what(topic: str, envelope: Envelope) -> What:
     if topic.endswith(naming.dead_topic("")):
         return What.DEAD_LETTER
@@ -282,7 +326,7 @@ def _with_failures(step: Step, handed: Step | None) -> tuple[list[Step], Step]:
         step: of a record.
         handed: the last step before it that handed the message over; None where that is no longer kept.
     """
-    if step.what in (What.SENT, What.REPLAYED):
+    if step.what in _BEGINNINGS:
         return [], step
     begun = 1 if handed is None else handed.attempt
     envelope = step.envelope
@@ -292,7 +336,12 @@ def _with_failures(step: Step, handed: Step | None) -> tuple[list[Step], Step]:
     last = step.attempt - 1 if step.what is What.RETRY else step.attempt
     failures = []
     first_at = envelope.first_failure
-    if begun == 1 and last > 1 and first_at is not None and (handed is None or first_at >= handed.at):
+    if (
+        begun == 1
+        and last > 1
+        and first_at is not None
+        and (handed is None or first_at + step.behind >= handed.since_cause)
+    ):
         failures.append(_failure(step._replace(envelope=Envelope()), first_at, 1))
     untold = max(0, last - begun - len(failures))
     if step.what is What.DEAD_LETTER:
@@ -318,7 +367,7 @@ def _failure(step: Step, at: int, attempt: int) -> Step:
 
 
 def _order(step: Step) -> tuple[int, int]:
-    return step.at, list(What).index(step.what)
+    return step.since_cause, list(What).index(step.what)
 
 
 def _operation(steps: Sequence[Step]) -> str:

@@ -13,19 +13,28 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 
+class HandedBack(BaseException):
+    """The partition is being given up before the handler has begun: its record comes again elsewhere.
+
+    No `Exception`: to all layers it is like a cancellation, and must not be taken for a failure of the message.
+    """
+
+
 class Turn:
     """One attempt at one message.
 
     Args:
         places: how many handlers may run at once.
+        leaving: set once the message's partition is being given up; None where it never is.
 
     Attributes:
         left_behind: what still runs of this attempt though its outcome is known.
         fenced: whether the message has gone to another member: nothing may be sent on its behalf any more.
     """
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
+    def __init__(self, places: asyncio.Semaphore, leaving: asyncio.Event | None = None) -> None:
         self._places = places
+        self._leaving = leaving
         self._has_place = False
         self._waits = 0
         self._over = False
@@ -60,6 +69,15 @@ class Turn:
                     self._has_place = True
                 else:
                     self._places.release()
+
+    def begin(self) -> None:
+        """Begin something that a partition which is being given up need not wait for.
+
+        Raises:
+            HandedBack: it is being given up.
+        """
+        if self._leaving is not None and self._leaving.is_set():
+            raise HandedBack
 
     def belongs_here(self) -> bool:
         """Whether this is the loop that gives its places; a blocking call from a plain handler may run on another."""

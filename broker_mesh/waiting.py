@@ -28,6 +28,8 @@ ROTATION_MS = 30_000
 
 _SOON_MS = 1_000
 _LONGEST_SLEEP_SECONDS = 1.0  # due times are of the wall clock, which may be set while a timer runs
+# A write is better than to run once more, which may fail, and wait twice from then on.
+_MOVES_FOR_A_RUN = 10
 _MOST_MOVES = 100  # at once, of one partition: what is being written is not counted as waiting
 
 
@@ -121,7 +123,8 @@ class WaitingRoom:
         now = self._clock()
         while self._queue and (self._queue[0].due <= now or not _is_waiting(self._queue[0])):
             entry = heapq.heappop(self._queue)
-            if _is_waiting(entry):
+            # Where its partition is being given up it stays: it is moved, or dropped with all others.
+            if _is_waiting(entry) and not entry.assignment.draining.is_set():
                 waiting = self.take(entry.assignment, entry.offset)
                 self._release(entry.assignment, waiting.record)
         self._set_timer()
@@ -138,18 +141,20 @@ def _is_waiting(entry: _Entry) -> bool:
 
 
 def to_move(
-    assignment: Assignment, *, now: int, full: bool, most_beyond: int, longest_kept: int
+    assignment: Assignment, *, now: int, full: bool, leaving: bool, most_beyond: int, longest_kept: int
 ) -> list[int]:
     """Decide which waiting records of a partition are written again, to the end of their topic.
 
-    Three reasons: too many records are done behind the first one that waits (they run again after a crash, so that
+    Four reasons: too many records are done behind the first one that waits (they run again after a crash, so that
     the partition would have to rest); the room is full, and what is behind what waits may be due sooner; the topic's
-    retention would come for a record before its time does.
+    retention would come for a record before its time does; the partition is given up in order, and what is done
+    behind what waits would run again elsewhere.
 
     Args:
         assignment: of the partition.
         now: epoch ms.
         full: whether the room is.
+        leaving: whether the partition is being given up.
         most_beyond: how many records may be done behind one that is not.
         longest_kept: how old a record may grow in its topic, ms.
 
@@ -164,7 +169,11 @@ def to_move(
     limit = max(1, most_beyond // 2)
     beyond = assignment.tracker.beyond
     chosen: Iterable[int] = ()
-    if beyond >= limit and first.due > now + _SOON_MS:
+    if leaving:
+        blocking = assignment.tracker.open_before(beyond)
+        if len(blocking) <= beyond * _MOVES_FOR_A_RUN:
+            chosen = itertools.takewhile(waiting.__contains__, blocking)
+    elif beyond >= limit and first.due > now + _SOON_MS:
         chosen = (
             offset for offset in assignment.tracker.open_before(beyond - limit // 2) if offset in waiting
         )

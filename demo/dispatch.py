@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -33,8 +33,16 @@ dispatch = Mesh("dispatch")
 progress = Progress(calls={FIND_AIRCRAFT.name: Calls(), OBSERVE.name: Calls()})
 
 
-async def ask(operation: Operation[RequestT, ReplyT], request: RequestT) -> ReplyT | None:
-    """Send a request and wait for its answer as long as it takes; None where the answer is an error."""
+async def ask(
+    operation: Operation[RequestT, ReplyT], request: RequestT, answers: Callable[[ReplyT], bool]
+) -> ReplyT | None:
+    """Send a request and wait for its answer as long as it takes; None where the answer is an error.
+
+    Args:
+        operation: to be called.
+        request: to be sent.
+        answers: tells whether a reply is to this request.
+    """
     calls = progress.calls[operation.name]
     handle = await dispatch.call(operation, request)
     calls.sent += 1
@@ -46,6 +54,7 @@ async def ask(operation: Operation[RequestT, ReplyT], request: RequestT) -> Repl
         return None
     else:
         calls.answered += 1
+        calls.wrong += not answers(reply)
         return reply
     finally:
         calls.longest_wait = max(calls.longest_wait, time.monotonic() - sent_at)
@@ -54,8 +63,16 @@ async def ask(operation: Operation[RequestT, ReplyT], request: RequestT) -> Repl
 async def follow(flight: Flight) -> None:
     """Ask about a flight, publish its departure unless it was cancelled, and have it billed."""
     aircraft, weather = await asyncio.gather(
-        ask(FIND_AIRCRAFT, FindAircraft(tailnum=flight.tailnum)),
-        ask(OBSERVE, Observe(origin=flight.origin, hour=flight.hour)),
+        ask(
+            FIND_AIRCRAFT,
+            FindAircraft(tailnum=flight.tailnum),
+            lambda found: found.tailnum == flight.tailnum,
+        ),
+        ask(
+            OBSERVE,
+            Observe(origin=flight.origin, hour=flight.hour),
+            lambda read: (read.origin, read.hour) == (flight.origin, flight.hour),
+        ),
     )
     if flight.departed_at is not None:
         departure = FlightDeparted(

@@ -121,6 +121,8 @@ def _call_problems(name: str, calls: Calls, flights: int, not_found: int) -> Ite
         yield f"{name} answered {_many(calls.sent, 'request')} {calls.done:,} times."
     elif calls.errors["NOT_FOUND"] != not_found or calls.errors.total() != not_found:
         yield f"{name} answered with {_errors(calls)}, where the data has {not_found:,} × NOT_FOUND."
+    if calls.wrong:
+        yield f"{name} answered {_many(calls.wrong, 'request')} with the reply to another one."
 
 
 def requests_table(progress: Progress) -> Table:

@@ -35,12 +35,14 @@ class Calls(BaseModel):
         sent: requests that Kafka has.
         answered: those answered with a reply.
         errors: those answered with an error, by the name of its status.
+        wrong: of the replies, those to another request.
         longest_wait: seconds from a request's sending to its answer.
     """
 
     sent: int = 0
     answered: int = 0
     errors: Counter[str] = Field(default_factory=Counter)
+    wrong: int = 0
     longest_wait: float = 0.0
 
     @property
@@ -58,6 +60,7 @@ class Calls(BaseModel):
             sent=self.sent + other.sent,
             answered=self.answered + other.answered,
             errors=self.errors + other.errors,
+            wrong=self.wrong + other.wrong,
             longest_wait=max(self.longest_wait, other.longest_wait),
         )
 

@@ -144,7 +144,7 @@ async def _call(
                 f"Kafka did not acknowledge the request to {operation} within {timeout:g} s: "
                 "it may be handled or not; call again with an --idempotency-key where that matters"
             ) from error
-        left = None if timeout is None else max(0.0, timeout - (clock() - begun))
+        left = None if timeout is None else max(0.001, timeout - (clock() - begun))
         again = _attach_command(str(handle), bootstrap_servers)
         print_note(f"handle: {handle}")
         print_note(f"The request is kept. If this is interrupted, wait for the reply with: {again}")

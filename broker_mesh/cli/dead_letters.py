@@ -28,7 +28,15 @@ from broker_mesh.cli.options import (
     Where,
     examples,
 )
-from broker_mesh.cli.output import Output, OutputFormat, print_json, print_line, print_note, print_table
+from broker_mesh.cli.output import (
+    Output,
+    OutputFormat,
+    json_text,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+)
 from broker_mesh.cli.selecting import select
 from broker_mesh.errors import FailedPrecondition
 
@@ -220,8 +228,6 @@ async def _export(selection: Selection, to_file: Path | None, bootstrap_servers:
 
 
 async def _write(selection: Selection, bootstrap_servers: str | None, file: TextIO | None) -> int:
-    import json
-
     from broker_mesh.cli import letters
 
     written = 0
@@ -232,7 +238,7 @@ async def _write(selection: Selection, bootstrap_servers: str | None, file: Text
                 if file is None:
                     print_json(described, compact=True)
                 else:
-                    file.write(json.dumps(described, ensure_ascii=False) + "\n")
+                    file.write(json_text(described) + "\n")
                 written += 1
     if file is not None:
         file.flush()

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from broker_mesh import naming
-from broker_mesh.cli.output import print_error, print_note
-from broker_mesh.cli.records import printable
+from broker_mesh.cli.output import print_error, print_note, printable
 from broker_mesh.contracts.codec import Codec
 from broker_mesh.contracts.plain_json import json_to_value
 from broker_mesh.contracts.registry import Registry
 from broker_mesh.dead_letters import DeadLetter
 from broker_mesh.errors import FailedPrecondition, InvalidArgument, SchemaError, SettingsError
+
+_ASK_SECONDS = 0.1
 
 
 class Editor:
@@ -31,15 +31,23 @@ class Editor:
     Args:
         registry: read already or not.
         to: another operation to put them back to; None for where they failed.
+        is_interrupted: tells whether the command was: nobody answers a question then.
         environ: names the editor: VISUAL, else EDITOR.
 
     Raises:
         SettingsError: no editor is named, or it is not there.
     """
 
-    def __init__(self, registry: Registry, to: str | None, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        to: str | None,
+        is_interrupted: Callable[[], bool] = lambda: False,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self._registry = registry
         self._to = to
+        self._is_interrupted = is_interrupted
         self._command = _editor(environ)
         self._codecs: dict[str, Codec] = {}
 
@@ -49,7 +57,7 @@ class Editor:
         Raises:
             SchemaError: it does not fit, and nobody is there to mend it.
             InvalidArgument: it is no JSON, and nobody is there to mend it.
-            FailedPrecondition: the editor failed.
+            FailedPrecondition: the editor failed, or nobody is there any more.
         """
         status = letter.envelope.status.name if letter.envelope.status is not None else "no status"
         print_note(printable(f"{letter.place}: {status}: {letter.envelope.status_message or 'no message'}"))
@@ -65,14 +73,34 @@ class Editor:
                 if not sys.stdin.isatty():
                     raise
                 print_error(error)
-                if not typer.confirm("Edit it again?", default=True, err=True):
+                if not self._wants_again():
                     return None
+
+    def _wants_again(self) -> bool:
+        """Ask whether to edit once more; a Ctrl-C, which the main thread hears alone, ends the wait for an answer."""
+        answer: str | None = None
+        while answer not in ("", "y", "yes", "n", "no"):
+            sys.stderr.write("Edit it again? [Y/n]: ")
+            sys.stderr.flush()
+            while not select.select([sys.stdin], [], [], _ASK_SECONDS)[0]:
+                if self._is_interrupted():
+                    return False
+            line = sys.stdin.readline()
+            if not line:
+                raise FailedPrecondition("there is nobody to ask any more: the replay ends here")
+            answer = line.strip().lower()
+        return answer in ("", "y", "yes")
 
     def _edited(self, text: str) -> str:
         with tempfile.TemporaryDirectory(prefix="mesh-") as directory:
             file = Path(directory) / "body.json"
             file.write_text(text, encoding="utf-8")
-            ended = subprocess.run([*self._command, str(file)], check=False)  # noqa: S603 - the user's own editor
+            try:
+                ended = subprocess.run([*self._command, str(file)], check=False)  # noqa: S603 - the user's own editor
+            except OSError as error:  # no program for this machine, or the temporary directory is full
+                raise FailedPrecondition(
+                    f"the editor {self._command[0]} can't be started: {error.strerror}"
+                ) from error
             if ended.returncode != 0:
                 raise FailedPrecondition(
                     f"the editor {self._command[0]} ended with exit code {ended.returncode}: the replay ends here"

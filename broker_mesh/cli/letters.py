@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from broker_mesh.cli.records import Value, as_clock, as_text, as_time, content, printable
+from broker_mesh.cli.output import printable
+from broker_mesh.cli.records import Value, as_clock, as_text, as_time, content
 
 if TYPE_CHECKING:
     from broker_mesh.dead_letters import Cause, Claim, DeadLetter

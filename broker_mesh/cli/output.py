@@ -6,6 +6,7 @@ Rich is imported when something is drawn, so that `mesh --help` and `-o json` do
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from broker_mesh.errors import MeshError
+
+# JSON escapes what is below U+0020 by itself. What else steers a terminal (C1 controls, the direction of writing), or
+# can't be written as UTF-8 (halves of surrogate pairs, which a record's own JSON may name), stands in strings only.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _WIDTH_OF_A_PIPE = 160
 _UNBOUNDED = 100_000
@@ -42,7 +47,30 @@ def print_json(value: Any, *, compact: bool = False) -> None:
         value: JSON values.
         compact: in one line.
     """
-    print_line(json.dumps(value, indent=None if compact else 2, ensure_ascii=False))
+    print_line(json_text(value, indent=None if compact else 2))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Write JSON values as a text that is valid JSON and UTF-8, and safe to show, whatever a record has put into them.
+
+    Args:
+        value: JSON values; numbers that JSON has not (NaN, infinities) become their names.
+        indent: spaces for each level; None for one line.
+    """
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        from broker_mesh.contracts.plain_json import value_to_json
+
+        text = json.dumps(value_to_json(value), indent=indent, ensure_ascii=False)
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """Escape what is no printable character: a record must not steer the terminal that shows it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_line(text: str) -> None:
@@ -52,8 +80,8 @@ def print_line(text: str) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a line beside the result on stderr, at once."""
-    sys.stderr.write(text + "\n")
+    """Print a line beside the result on stderr, at once; more, where a text has several."""
+    sys.stderr.write(_safe_lines(text) + "\n")
     sys.stderr.flush()
 
 
@@ -113,7 +141,12 @@ def fail(error: MeshError, code: int = 1) -> NoReturn:
 
 def print_error(error: MeshError) -> None:
     """Print an error as its one sentence on stderr."""
-    stderr().print(f"Error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    shown = f"Error: {_safe_lines(error.message)}"  # it may quote a record
+    stderr().print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _safe_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _console(file: TextIO) -> Console:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from broker_mesh import naming
+from broker_mesh.cli.output import printable
 from broker_mesh.contracts.codec import Codec, schema_id_of
 from broker_mesh.contracts.errors import UnknownSchemaId
 from broker_mesh.contracts.plain_json import value_to_json
@@ -121,13 +122,6 @@ def as_line(record: Record, value: Value, *, with_headers: bool) -> str:
     if with_headers:
         parts.append(json.dumps(_headers(record), ensure_ascii=False))
     return printable(" ".join(part for part in parts if part))
-
-
-def printable(text: str) -> str:
-    """Escape what is no printable character: a record must not steer the terminal that shows it."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _status(envelope: Envelope) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,7 +122,10 @@ def drop(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Drop dead letters for good: they are listed and replayed no more. Their records stay in their topic."""
+    from dataclasses import replace
+
     from broker_mesh.cli.connection import run
+    from broker_mesh.message import now_ms
 
     chosen = select(failed, service, operation, status, exception, since, until, key, ids, where)
     _require_filters(chosen, everything)
@@ -129,6 +134,8 @@ def drop(
             raise InvalidArgument(
                 "dead letters are dropped only after a confirmation: add --yes where nobody can be asked"
             )
+        if not chosen.ids and chosen.until is None:
+            chosen = replace(chosen, until=now_ms())  # what fails while the question stands was not asked for
         count = run(_drop(chosen, limit, True, bootstrap_servers)).selected
         if not typer.confirm(f"Drop {count} dead letters for good?", err=True):
             print_note("Nothing was done.")
@@ -172,13 +179,17 @@ async def _replay(
     edit: bool,
     bootstrap_servers: str | None,
 ) -> Report:
+    import asyncio
+
     from broker_mesh.cli.connection import connected
     from broker_mesh.cli.editing import Editor
     from broker_mesh.cli.progress import counting
     from broker_mesh.replay import Replayer
 
-    async with connected(bootstrap_servers) as connection:
-        editor = Editor(connection.registry, to) if edit else None
+    task = asyncio.current_task()
+    assert task is not None  # within a coroutine there is one
+    async with _interruptible(), connected(bootstrap_servers) as connection:
+        editor = Editor(connection.registry, to, lambda: task.cancelling() > 0) if edit else None
         async with Replayer(connection.settings, client_id=connection.client_id) as replayer:
             with counting("replaying", shown=editor is None) as count:
                 return await replayer.replay(
@@ -200,7 +211,21 @@ async def _drop(
     from broker_mesh.cli.progress import counting
     from broker_mesh.replay import Replayer
 
-    async with connected(bootstrap_servers) as connection:
+    async with _interruptible(), connected(bootstrap_servers) as connection:
         replayer = Replayer(connection.settings, client_id=connection.client_id)
         with counting("counting" if dry_run else "dropping") as count:
             return await replayer.drop(selection, limit=limit, dry_run=dry_run, on_progress=count)
+
+
+@asynccontextmanager
+async def _interruptible() -> AsyncIterator[None]:
+    """Say what holds where an interruption ends the block."""
+    import asyncio
+
+    try:
+        yield
+    except asyncio.CancelledError:
+        print_note(
+            "Interrupted: what was done until now stays done, and running it again goes on with the others."
+        )
+        raise

@@ -36,12 +36,14 @@ class Found(NamedTuple):
         id: of the message.
         records: its own, its retries, dead letters, replays and replies.
         dropped: those of its dead letters that were dropped.
+        put_back: those that were put back, each with the id of the replay.
         subscriptions: where it is an event, the stems of its subscribers' topics.
     """
 
     id: str
     records: list[Record]
     dropped: list[Dropped]
+    put_back: dict[Place, str]
     subscriptions: list[str]
 
 
@@ -84,19 +86,20 @@ async def _gather(
         raise NotFound(
             f"no record of {sought.id[:300]!r} is kept in {where}; an older one may be gone by retention"
         )
-    dropped = await _follow_replays(connection, search, records, names)
+    dropped, put_back = await _follow_replays(connection, search, records, names)
     found_id = id_of(records[0])
     if may_restart and PLACE.fullmatch(sought.id) and not PLACE.fullmatch(found_id):
         # It was named by the place where it first stood, where nothing stands any more; its replies know only its id.
         return sought._replace(id=found_id, since=since_of(found_id))
-    return Found(sought.id, records, dropped, _subscriptions(sought.operation or "", names))
+    return Found(sought.id, records, dropped, put_back, _subscriptions(sought.operation or "", names))
 
 
 async def _follow_replays(
     connection: Connection, search: _Search, records: list[Record], names: Sequence[str]
-) -> list[Dropped]:
-    """Add what became of dead letters that were put back, wherever that was; gives those that were dropped."""
+) -> tuple[list[Dropped], dict[Place, str]]:
+    """Add what became of dead letters that were put back, wherever that was; gives those dropped and those put back."""
     dropped: list[Dropped] = []
+    put_back: dict[Place, str] = {}
     known = {(record.topic, record.partition, record.offset) for record in records}
     letters = [record for record in records if kind_of(record.topic) == "dead"]
     while letters:
@@ -109,19 +112,21 @@ async def _follow_replays(
             claim = claims.of((letter.topic, letter.partition), letter.offset)
             if claim is None:
                 continue
+            place = Place(letter.topic, letter.partition, letter.offset)
             if claim.action is Action.DROPPED:
-                dropped.append(Dropped(Place(letter.topic, letter.partition, letter.offset), claim.at))
+                dropped.append(Dropped(place, claim.at))
             else:
+                put_back[place] = claim.replay_id
                 replayed[claim.target] = min(claim.at, replayed.get(claim.target, claim.at))
         letters = []
         for target, at in replayed.items():
             topics = [target, *_failures(operation_of(target.removesuffix(naming.retry_topic(""))), names)]
             for record in await search.read(topics, since=at - CLOCK_SLACK_MS):
-                if (place := (record.topic, record.partition, record.offset)) not in known:
-                    known.add(place)
+                if (found := (record.topic, record.partition, record.offset)) not in known:
+                    known.add(found)
                     records.append(record)
                     letters += [record] if kind_of(record.topic) == "dead" else []
-    return dropped
+    return dropped, put_back
 
 
 class _Search:

@@ -6,12 +6,12 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as WaitTimeoutError
-from typing import Any
 
 from broker_mesh.health import Health
 from broker_mesh.mesh import Mesh
+from broker_mesh.running import run_until
 from broker_mesh.service import Service
 from broker_mesh.telemetry.aggregation import Family
 
@@ -95,21 +95,11 @@ class Serving:
     async def _serve(self) -> None:
         async with self._mesh.serving() as service:
             self._service = service
-            if await _first(service.joined(), service.failure(), self._stop.wait()) == 0:
-                self._ready = True
-                self._on_ready(self)
-                await _first(service.failure(), self._stop.wait())
-            self._ready = False
+            try:
+                await run_until(self._stop, service, self._joined)
+            finally:
+                self._ready = False
 
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> int:
-    """Wait for the first of several to end, cancel the others, and tell which it was; what it raised is raised."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-    for task in done:
-        task.result()
-    return min(tasks.index(task) for task in done)
+    def _joined(self) -> None:
+        self._ready = True
+        self._on_ready(self)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from broker_mesh import naming
-from broker_mesh.cli.records import as_clock, as_text, as_time, printable
+from broker_mesh.cli.output import printable
+from broker_mesh.cli.records import as_clock, as_text, as_time
 from broker_mesh.headers import Envelope
 from broker_mesh.status import StatusCode
 from broker_mesh.story import Ending, Standing, Step, Story, What
@@ -33,7 +35,8 @@ def rows(story: Story) -> list[list[str]]:
     before: int | None = None
     told = []
     for step in story.steps:
-        after = "" if before is None else f"+{span(step.at - before)}"
+        # Below 0 where what follows was told by a clock that is behind.
+        after = "" if before is None else f"{'+' if step.at >= before else ''}{span(step.at - before)}"
         before = step.at
         place = "" if step.place is None else str(step.place)
         told.append([as_clock(step.at), after, what(step), place, _why(step)])
@@ -74,12 +77,13 @@ def ending(story: Story, standing: Standing, now: int) -> str:
     group, last = standing.group, standing.last
     match standing.ending:
         case Ending.ANSWERED:
-            taken = f" after {span(last.at - story.steps[0].at)}"
+            taken = f" after {span(last.since_cause - story.steps[0].at)}"
             return printable(f"{group} has answered {_status(last.envelope, StatusCode.OK)}{taken}")
         case Ending.DEAD_LETTER:
             return (
                 f"{group} has failed; it is kept at {last.place} and not put back: "
-                f"mesh dead-letters replay --id {story.id}"
+                # Whoever wrote the record chose its id, and this line is made to be pasted into a shell.
+                f"mesh dead-letters replay --id {shlex.quote(story.id)}"
             )
         case Ending.DROPPED:
             return f"{group} has failed, and it was dropped for good at {as_clock(last.at)}"

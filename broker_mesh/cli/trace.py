@@ -41,7 +41,7 @@ def trace(
     bootstrap_servers: BootstrapServers = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Tell the story of one message: sent, attempts, retries, dead letter, replays, replies, in order of time.
+    """Tell the story of one message, in its order: sent, attempts, retries, dead letter, replays, replies.
 
     Where it is not done yet, it says where it waits. The trace's id finds the same in Jaeger. It joins no group and
     commits nothing.
@@ -76,7 +76,7 @@ async def _trace(
         sought = await understand(connection, message, operation)
         with counting("reading records") as count:
             found = await searching.gather(connection, sought, count)
-        told = story.tell(found.id, found.records, found.dropped)
+        told = story.tell(found.id, found.records, found.dropped, found.put_back)
         return told, await _standings(connection, told, found.subscriptions)
 
 

@@ -6,9 +6,10 @@ On the way of a message: beside it; asked wherever rules are read or written. Pu
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import product
 
 from broker_mesh.errors import InvalidArgument
-from broker_mesh.layers.authorize import PRECEDENCE, Action, Rule, covers
+from broker_mesh.layers.authorize import PRECEDENCE, WILDCARD, Action, Rule, covers
 
 
 def contradictions(rules: Iterable[Rule]) -> list[tuple[Rule, Rule]]:
@@ -46,13 +47,25 @@ def refuse_contradictions(rules: Iterable[Rule], among: Collection[str] | None =
 
 def without_effect(rules: Collection[Rule]) -> list[str]:
     """Give a sentence for each rule that can never decide, since one of a stronger action covers all it matches."""
+    # Asked on the event loop, at each change: among thousands of rules each is held against the few that can cover it.
+    places: dict[tuple[str, str], list[Rule]] = {}
+    for rule in rules:
+        for caller in {_place_of(pattern) for pattern in rule.callers}:
+            places.setdefault((_place_of(rule.to), caller), []).append(rule)
     sentences = []
     for rule in rules:
         stronger = PRECEDENCE[: PRECEDENCE.index(rule.action)]
-        covering = next((other for other in rules if other.action in stronger and covers(other, rule)), None)
+        near = product({_place_of(rule.to), WILDCARD}, {_place_of(rule.callers[0]), WILDCARD})
+        others = (other for place in sorted(near) for other in places.get(place, ()))
+        covering = next((other for other in others if other.action in stronger and covers(other, rule)), None)
         if covering is not None:
             sentences.append(
                 f"access rule {rule.name!r} ({rule.action}) can never take effect: "
                 f"{covering.name!r} ({covering.action}) covers all that it matches"
             )
     return sentences
+
+
+def _place_of(pattern: str) -> str:
+    """Give what a pattern is looked up by: itself, or one place for all with a wildcard."""
+    return WILDCARD if WILDCARD in pattern else pattern

@@ -1,21 +1,22 @@
 """Rules that change while a process runs: `_mesh.policy`, read to its end and followed from there.
 
 On the way of a message: beside it. Opened before anything is sent or served; what it follows counts for the next
-message. While Kafka is away, and where a record can't be understood, what was known last goes on to hold.
+message. While Kafka is away, and where a record can't be understood, what was known last goes on to hold. After a
+failure all of it is read anew: the topic may be another one than before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from broker_mesh.control.conflicts import without_effect
 from broker_mesh.control.policy import Policy
 from broker_mesh.control.resources import ResourceMap
 from broker_mesh.control.store import POLICY_TOPIC
-from broker_mesh.errors import FailedPrecondition, InvalidArgument, MeshError
+from broker_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError
 from broker_mesh.kafka.reader import TailReader
 from broker_mesh.kafka.table import CompactedTable
 from broker_mesh.layers.authorize import Rules
@@ -54,7 +55,6 @@ class LivePolicy:
         self._settings = settings
         self._client_id = client_id
         self._policy = Policy(files)
-        self._table = CompactedTable(settings, POLICY_TOPIC, client_id=client_id, create=True)
         self._position = 0  # offset of the next record that counts
         self._reader: TailReader | None = None
         self._resuming: asyncio.Task[None] | None = None
@@ -72,16 +72,17 @@ class LivePolicy:
             FailedPrecondition: a record can't be understood: a rule that can't be enforced is not left out.
             MeshError: Kafka can't be asked.
         """
-        await asyncio.to_thread(self._table.read_to_end)
+        table = self._table(create=True)
+        await asyncio.to_thread(table.read_to_end)
         try:
-            for key, value in self._table.items.items():
+            for key, value in table.items.items():
                 self._policy.take(key, value)
         except InvalidArgument as error:
             raise FailedPrecondition(
                 f"{error.message}; what can't be enforced is not left out: update this program, or remove the "
                 "record with 'mesh delete'"
             ) from error
-        self._position = self._table.position
+        self._position = table.position
         if self._policy.compile():
             self._say("hold")
         await self._follow()
@@ -93,6 +94,9 @@ class LivePolicy:
             self._resuming.cancel()
         if self._reader is not None:
             await self._reader.close()
+
+    def _table(self, *, create: bool) -> CompactedTable:
+        return CompactedTable(self._settings, POLICY_TOPIC, client_id=self._client_id, create=create)
 
     async def _follow(self) -> None:
         self._reader = TailReader(
@@ -106,12 +110,13 @@ class LivePolicy:
         await self._reader.follow(POLICY_TOPIC, 0, self._position)
 
     def _received(self, records: Sequence[_Keyed]) -> None:
-        for record in records:
-            if record.offset < self._position:  # read again after a failure
-                continue
-            self._position = record.offset + 1
+        self._position = records[-1].offset + 1
+        self._take((record.key or b"", record.value) for record in records)
+
+    def _take(self, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
+        for key, value in entries:
             try:
-                self._policy.take(record.key or b"", record.value)
+                self._policy.take(key, value)
             except InvalidArgument as error:
                 logger.error("%s; what was known under this name goes on to hold", error.message)
         if self._policy.compile():
@@ -134,12 +139,30 @@ class LivePolicy:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             try:
-                self._received(await asyncio.to_thread(self._table.read_to_end))
+                await self._read_anew()
                 await self._follow()
             except MeshError as again:
                 error = again
             else:
                 return
+
+    async def _read_anew(self) -> None:
+        """Take what stands now in place of what stood before.
+
+        Raises:
+            DataLoss: the topic is shorter than it was: rules that nobody deleted would be gone.
+            MeshError: Kafka can't be asked, or the topic is gone; one without rules is not made in its place.
+        """
+        table = self._table(create=False)
+        await asyncio.to_thread(table.read_to_end)
+        if table.position < self._position:
+            raise DataLoss(
+                f"topic {POLICY_TOPIC!r} ends at offset {table.position} and was read to {self._position} before: it "
+                "was deleted or cut; once it holds what it should, restart what follows it"
+            )
+        self._position = table.position
+        gone = self._policy.live.keys() - {key.decode("utf-8", "backslashreplace") for key in table.items}
+        self._take([*((name.encode(), None) for name in gone), *table.items.items()])
 
     def _say(self, what: str) -> None:
         rules = self._policy.rules

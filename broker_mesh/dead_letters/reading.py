@@ -1,7 +1,7 @@
 """Reading the records of dead-letter topics, as little of them as will do.
 
-On the way of a message: behind its end. Records are streamed, at most 500 of them or 4 MB at a time: a topic holds
-dead letters without limit.
+On the way of a message: behind its end. Records are streamed, at most 500 of them or 4 MB at a time, headers
+included: a topic holds dead letters without limit.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Reading:
             else {partition.key: start for partition, start in starts.items()},
             stop=stop,
         )
-        for chunk in _in_chunks(records):
+        for chunk in in_chunks(records):
             letters = (letter_of(record, sources[record.topic]) for record in chunk)
             yield [letter for letter in letters if self._selection.admits(letter)]
             progress.add(len(chunk))
@@ -178,12 +178,19 @@ def topic_ids(partitions: Iterable[DeadPartition]) -> dict[str, str]:
     return {partition.source.topic: partition.topic_id for partition in partitions}
 
 
-def _in_chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def size_of(record: Record) -> int:
+    """Tell how many bytes of memory a record takes, roughly: headers count, since anybody can make them large."""
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
+def in_chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Gather records, as many at a time as memory is meant for."""
     chunk: list[Record] = []
     size = 0
     for record in records:
         chunk.append(record)
-        size += len(record.value or b"")
+        size += size_of(record)
         if len(chunk) >= _CHUNK or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0

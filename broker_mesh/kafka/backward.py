@@ -23,7 +23,10 @@ Partition: TypeAlias = tuple[str, int]
 
 T = TypeVar("T")
 
-_CHUNK = 1000  # offsets
+# Offsets. The first piece is small and each next one larger: a limit in bytes is looked at between two of them.
+_FIRST_PIECE = 16
+_PIECE_GROWTH = 4
+_LARGEST_PIECE = 1000
 _BATCH = 500
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
@@ -65,7 +68,7 @@ def newest(
         end: the offset behind the last; None for the partition's end as it is now.
         since: nothing older is given, epoch ms by the records' timestamps.
         at_most: how many offsets to look at.
-        max_bytes: reading ends with the piece in which so many bytes of keys and values are reached.
+        max_bytes: reading ends with the piece in which so many bytes of keys, values and headers are reached.
         pick: what is kept in memory of each record.
 
     Raises:
@@ -78,26 +81,30 @@ def newest(
         client_id,
         OutageLog(f"reader of {partition[0]}"),
         # At a piece's end only this event tells that markers or compacted records stand there.
-        {"enable.partition.eof": True, "fetch.wait.max.ms": 10, "queued.min.messages": _CHUNK},
+        {"enable.partition.eof": True, "fetch.wait.max.ms": 10, "queued.min.messages": _LARGEST_PIECE},
     )
     pieces: list[list[T]] = []
     try:
         low, high = watermarks(consumer, *partition)
         upper = position = high if end is None else min(end, high)
-        lower, size = max(low, start, upper - at_most), 0
+        lower, size, length = max(low, start, upper - at_most), 0, _FIRST_PIECE
         while position > lower:
-            begin = max(lower, position - _CHUNK)
+            begin = max(lower, position - length)
+            length = min(length * _PIECE_GROWTH, _LARGEST_PIECE)
             piece: list[T] = []
             oldest = since
             for record in _read(consumer, partition, begin, position):
                 oldest = min(oldest, record.timestamp)
                 size += len(record.key or b"") + len(record.value or b"")
+                size += sum(len(name) + len(content or b"") for name, content in record.headers)
                 if record.timestamp >= since:
                     piece.append(pick(record))
             pieces.append(piece)
             position = begin
             if oldest < since or (max_bytes is not None and size >= max_bytes):
                 break
+            if max_bytes is not None and size:  # as many as are left, should they be as large as those so far
+                length = min(length, max(1, (max_bytes - size) * (upper - position) // size))
     except KafkaException as error:
         raise translate(error, f"reading {partition[0]}/{partition[1]}") from error
     finally:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from broker_mesh.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from broker_mesh.headers import LATEST_TIME
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.fenced import NewRecord
 from broker_mesh.kafka.outages import OutageLog
@@ -30,6 +31,8 @@ CLAIMS_TOPIC = "_mesh.claims"
 
 Partition: TypeAlias = tuple[str, int]
 Range: TypeAlias = tuple[int, int]
+
+_MAX_OFFSET = 2**63 - 1
 
 _POLL_SECONDS = 0.1
 _BATCH = 500
@@ -150,6 +153,7 @@ class Claims:
         self._topic_ids = topic_ids
         self._client_id = client_id
         self._claimed: dict[Partition, ClaimedOffsets] = {}
+        self._unreadable: dict[bytes, int] = {}  # keys of records that are no claims, with their offsets
 
     def of(self, partition: Partition, offset: int) -> Claim | None:
         """Give the claim on a dead letter; None where there is none."""
@@ -247,26 +251,35 @@ class Claims:
                     f"topic {CLAIMS_TOPIC!r} could be read to offset {self.position} of {end} only: a replay was ended "
                     "in a transaction, or Kafka is away; try again"
                 )
+        for key, offset in self._unreadable.items():
+            # To go on could put something back twice.
+            raise FailedPrecondition(
+                f"the record at offset {offset} of {CLAIMS_TOPIC!r} is no claim of the mesh: nothing is put back until "
+                f"a tombstone (a null value) of its key {key[:100]!r} stands behind it"
+            )
 
     def _apply(self, key: bytes, value: bytes | None, offset: int) -> None:
+        # What follows of a key replaces what stood there, also where Kafka has not compacted it away yet.
+        self._unreadable.pop(key, None)
         if value is None:
             return
         try:
-            topic, number, _ = key.decode().rsplit("/", 2)
-            content: dict[str, Any] = json.loads(value)
-            claim = Claim(
-                Action(content["action"]),
-                str(content["replay_id"]),
-                int(content["at"]),
-                str(content["target"]),
-                offset,
-            )
-            ranges = [(int(first), int(last)) for first, last in content["ranges"]]
-            partition, topic_id = (topic, int(number)), content["topic_id"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            # To go on could put something back twice.
-            raise FailedPrecondition(
-                f"the record at offset {offset} of {CLAIMS_TOPIC!r} is no claim of the mesh; delete its key first"
-            ) from error
-        if self._topic_ids.get(topic) == topic_id:
+            partition, topic_id, ranges, claim = _parsed(key, value, offset)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            self._unreadable[key] = offset
+            return
+        if self._topic_ids.get(partition[0]) == topic_id:
             self._claimed.setdefault(partition, ClaimedOffsets()).add(ranges, claim)
+
+
+def _parsed(key: bytes, value: bytes, offset: int) -> tuple[Partition, str, list[Range], Claim]:
+    topic, number, _ = key.decode().rsplit("/", 2)
+    content: dict[str, Any] = json.loads(value)
+    action, replay_id, target = (str(content[name]) for name in ("action", "replay_id", "target"))
+    claim = Claim(Action(action), replay_id, int(content["at"]), target, offset)
+    ranges = [(int(first), int(last)) for first, last in content["ranges"]]
+    if not 0 <= claim.at <= LATEST_TIME or not all(
+        0 <= first <= last <= _MAX_OFFSET for first, last in ranges
+    ):
+        raise ValueError(value)
+    return (topic, int(number)), str(content["topic_id"]), ranges, claim

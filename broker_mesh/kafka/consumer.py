@@ -2,12 +2,7 @@
 
 On the way of a message: where it enters a service. Every call on librdkafka's consumer is made by this one
 thread (a call from another starves behind the poll loop); the event loop gets batches and events from it in
-the order in which they happened, and hands it commits.
-
-Flow control: the thread counts what it has delivered of each topic, the loop what it has finished. At `max_in_flight`
-the topic is paused while polling goes on, so that slow handlers never cost the membership. Each topic by itself: one
-operation's handlers may wait for another's, which has to go on then. A record that waits for its time does not count
-while it does (`waiting.py` bounds those), or what is due would stand behind what is not.
+the order in which they happened, and hands it commits (`commits.py`). How much it takes is `flow.py`'s business.
 """
 
 from __future__ import annotations
@@ -15,19 +10,28 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from broker_mesh.errors import DataLoss, InternalError, MeshError, SettingsError
 from broker_mesh.kafka import config
+from broker_mesh.kafka.commits import Commits
 from broker_mesh.kafka.errors import translate
+from broker_mesh.kafka.flow import Flow
 from broker_mesh.kafka.outages import OutageLog
+from broker_mesh.kafka.positions import (
+    NOTHING_COMMITTED,
+    Partition,
+    Position,
+    Positions,
+    names,
+    partition_of,
+)
 from broker_mesh.kafka.records import to_record
 from broker_mesh.kafka.watch import Watch
 from broker_mesh.message import Record
@@ -35,32 +39,12 @@ from broker_mesh.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Partition: TypeAlias = tuple[str, int]
-
-
-NOTHING_COMMITTED = -1
-
-
-class Position(NamedTuple):
-    """An offset within one assignment of a partition.
-
-    Args:
-        epoch: counts assignments; what belongs to an earlier one is never committed.
-        offset: where reading starts (`NOTHING_COMMITTED` for the first record that is kept), or what is to be
-            committed.
-    """
-
-    epoch: int
-    offset: int
-
-
-Positions: TypeAlias = Mapping[Partition, Position]
+__all__ = ["NOTHING_COMMITTED", "GroupConsumer", "GroupListener", "Partition", "Position", "Positions"]
 
 _POLL_SECONDS = 0.05
 _BATCH = 500
 _COMMITTED_TIMEOUT_SECONDS = 10.0
 _FINAL_COMMIT_SECONDS = 3.0
-_COMMIT_AGAIN_SECONDS = 1.0
 # Above what a service takes for a drain: only a loop that is blocked needs longer.
 _DRAIN_PATIENCE_SECONDS = 10.0
 
@@ -125,37 +109,26 @@ class GroupConsumer:
         self._listener = listener
         self._group = group
         self._topics = list(topics)
-        self._max_in_flight = settings.max_in_flight
         self.outages = OutageLog("consumer")
         self.watch = Watch()
         properties = config.group_consumer(settings, client_id=client_id, group=group, on_error=self.outages)
-        properties["on_commit"] = self._on_commit
+        self._assigned: dict[Partition, int] = {}  # with the epoch
+        self._epoch = 0
+        self._commits = Commits(group, self._assigned, self.outages.healed, self._tell_committed)
+        self._flow = Flow(topics, settings.max_in_flight)
+        properties["on_commit"] = self._commits.answered
         self._incremental = properties["group.protocol"] == "consumer"
         try:
             self._consumer = Consumer(properties)
         except KafkaException as error:
             raise translate(error, "setting up the consumer") from error
-        self._assigned: dict[Partition, int] = {}  # with the epoch
-        self._epoch = 0
-        self._commits: queue.SimpleQueue[Positions] = queue.SimpleQueue()
-        self._commits_open = 0
-        self._ever_committed: set[Partition] = set()
-        self._sent: dict[Partition, Position] = {}  # the last commit of each partition that is assigned
-        self._delivered = dict.fromkeys(topics, 0)  # written by the thread alone
-        self._finished = dict.fromkeys(topics, 0)  # written by the loop alone
-        self._full: set[str] = set()
-        self._hold: frozenset[Partition] = frozenset()  # replaced by the loop, read by the thread
-        self._stopped: set[Partition] = set()  # what librdkafka was told to pause
-        self._failed_commits: set[Partition] = set()
-        self._commit_again_at = 0.0
-        self._draining = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mesh-consumer", daemon=True)
 
     @property
     def delivered(self) -> Mapping[str, int]:
         """How many records of each topic Kafka has delivered."""
-        return self._delivered.copy()
+        return self._flow.delivered
 
     def start(self) -> None:
         """Join the group and begin to deliver."""
@@ -163,11 +136,11 @@ class GroupConsumer:
 
     def finished(self, topic: str, count: int) -> None:
         """Note that records of a topic are no longer in flight: settled, or given back."""
-        self._finished[topic] += count
+        self._flow.finished(topic, count)
 
     def resumed(self, topic: str, count: int) -> None:
         """Note that records which were given back for a while, to wait for their time, are in flight again."""
-        self._finished[topic] -= count
+        self._flow.finished(topic, -count)
 
     def commit(self, positions: Positions) -> None:
         """Commit offsets, soon and without waiting; a failure is logged, and tried again."""
@@ -175,11 +148,11 @@ class GroupConsumer:
 
     def hold(self, partitions: Iterable[Partition]) -> None:
         """Take no more records of these partitions for now, and of all others again."""
-        self._hold = frozenset(partitions)
+        self._flow.hold(partitions)
 
     def stop_delivering(self) -> None:
         """Deliver nothing more, but stay in the group while handlers finish."""
-        self._draining.set()
+        self._flow.stop()
 
     async def close(self, positions: Positions, timeout: float) -> None:
         """Commit for the last time and leave the group.
@@ -205,9 +178,9 @@ class GroupConsumer:
                 self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
             while not self._closing.is_set():
-                self._send_commits()
-                self._control_flow()
-                self.watch.look(self._consumer, self._assigned, self._stopped)
+                self._commits.send(self._consumer)
+                self._flow.control(self._consumer, self._assigned.keys())
+                self.watch.look(self._consumer, self._assigned, self._flow.paused)
                 first = self._consumer.poll(_POLL_SECONDS)
                 if first is not None:
                     # Not consume(n, timeout): it would wait for n records or the whole timeout.
@@ -241,8 +214,7 @@ class GroupConsumer:
                 batch.append(record)
         if batch:
             self.outages.healed()
-            for record in batch:
-                self._delivered[record.topic] += 1
+            self._flow.count(batch)
             self._tell(self._listener.received, batch)
 
     def _judge(self, error: KafkaError, message: KafkaMessage) -> None:
@@ -269,80 +241,13 @@ class GroupConsumer:
             raise translated from KafkaException(error)
         logger.warning("%s; the consumer goes on", translated.message)
 
-    def _control_flow(self) -> None:
-        for topic, delivered in self._delivered.items():
-            in_flight = delivered - self._finished[topic]
-            if in_flight >= self._max_in_flight:
-                self._full.add(topic)
-            elif in_flight <= self._max_in_flight // 2:
-                self._full.discard(topic)
-        rests = self._draining.is_set()
-        held = {key for key in self._assigned if rests or key[0] in self._full or key in self._hold}
-        if held - self._stopped:
-            self._consumer.pause(_places(held - self._stopped))
-        if self._stopped - held:
-            self._consumer.resume(_places((self._stopped - held) & self._assigned.keys()))
-        self._stopped = held
-
-    def _send_commits(self) -> None:
-        """Send the newest of the positions that are queued, and once a second those whose last commit failed."""
-        newest: dict[Partition, Position] = {}
-        if self._failed_commits and time.monotonic() >= self._commit_again_at:
-            failed, self._failed_commits = self._failed_commits, set()
-            newest = {key: self._sent[key] for key in failed if key in self._sent}
-        while not self._commits.empty():
-            for key, position in self._commits.get_nowait().items():
-                newest[key] = max(position, newest.get(key, position))
-        self._commit_owned(newest)
-
-    def _commit_owned(self, positions: Positions) -> None:
-        owned = self._owned(positions)
-        if owned:
-            self._sent.update({key: position for key, position in positions.items() if key in self._assigned})
-            self._commit_without_waiting(owned)
-
-    def _commit_without_waiting(self, offsets: list[TopicPartition]) -> None:
-        self._commits_open += 1
-        self._consumer.commit(offsets=offsets, asynchronous=True)
-
-    def _owned(self, positions: Positions) -> list[TopicPartition]:
-        """Keep what belongs to an assignment that still holds: the broker would take older ones, and go back."""
-        return [
-            TopicPartition(topic, partition, position.offset)
-            for (topic, partition), position in positions.items()
-            if self._assigned.get((topic, partition)) == position.epoch
-        ]
-
-    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        self._commits_open -= 1
-        if error is not None and error.code() == KafkaError._NO_OFFSET:
-            return
-        problems = {_key(place): place.error or error for place in partitions}
-        failed = {key for key, problem in problems.items() if problem is not None}
-        if failed:
-            logger.warning(
-                "a commit of group %s on %s failed: %s; it is tried again",
-                self._group,
-                _names(sorted(failed)),
-                next(problem.str() for problem in problems.values() if problem is not None),
-            )
-            self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_SECONDS
-            # What was sent last is what is tried again; where it was given up meanwhile, the new owner goes on.
-            self._failed_commits |= failed & self._sent.keys()
-        else:
-            self.outages.healed()
-        first = problems.keys() - failed - self._ever_committed
-        if first:
-            self._ever_committed |= first
-            self._tell(self._listener.committed, first)
-
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        keys = [_key(partition) for partition in partitions]
+        keys = [partition_of(partition) for partition in partitions]
         committed = _retry_while_coordinator_moves(consumer, partitions) if partitions else []
         positions = {}
         for place in committed:
             self._epoch += 1
-            positions[_key(place)] = Position(self._epoch, max(place.offset, NOTHING_COMMITTED))
+            positions[partition_of(place)] = Position(self._epoch, max(place.offset, NOTHING_COMMITTED))
         starts = [
             TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING)
             for p in committed
@@ -357,20 +262,20 @@ class GroupConsumer:
             self.outages.healed()
         self._assigned.update({key: position.epoch for key, position in positions.items()})
         if keys:
-            logger.info("group %s: took over %s", self._group, _names(keys))
+            logger.info("group %s: took over %s", self._group, names(keys))
         # Told of no partitions too: with more instances than partitions that is all an instance hears on joining.
         self._tell(self._listener.assigned, positions)
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        keys = [_key(partition) for partition in partitions if _key(partition) in self._assigned]
+        keys = [key for key in map(partition_of, partitions) if key in self._assigned]
         if not keys:
             return
         if not self._closing.is_set():  # else drained already, and the last commit is on its way
             # Without waiting: it goes out before the revocation is confirmed, and a broker that is away would hold
             # us here until it is back. What does not arrive is run again by the new owner.
-            self._commit_owned(self._drained(keys))
+            self._commits.send_now(self._consumer, self._drained(keys))
         self._forget(keys)
-        logger.info("group %s: gave up %s", self._group, _names(keys))
+        logger.info("group %s: gave up %s", self._group, names(keys))
 
     def _drained(self, keys: Sequence[Partition]) -> Positions:
         """Have the service finish its work on partitions; nothing may be committed when it can't answer."""
@@ -380,33 +285,33 @@ class GroupConsumer:
         except RuntimeError:  # the loop is closed
             drain.close()
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
-            logger.warning("the event loop did not give up %s in time; its records come again", _names(keys))
+            logger.warning("the event loop did not give up %s in time; its records come again", names(keys))
             self._tell(self._listener.lost, keys)
         return {}
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        keys = [_key(partition) for partition in partitions if _key(partition) in self._assigned]
+        keys = [key for key in map(partition_of, partitions) if key in self._assigned]
         self._forget(keys)
         if keys and not self._closing.is_set():
-            logger.warning("group %s: lost %s; what was in work there comes again", self._group, _names(keys))
+            logger.warning("group %s: lost %s; what was in work there comes again", self._group, names(keys))
             self._tell(self._listener.lost, keys)
 
     def _forget(self, keys: Sequence[Partition]) -> None:
         for key in keys:
             del self._assigned[key]
-            self._stopped.discard(key)
-            self._failed_commits.discard(key)
-            self._sent.pop(key, None)
-        self._hold -= set(keys)
+        self._commits.forget(keys)
+        self._flow.forget(keys)
 
     def _finish(self) -> None:
         self._consumer.pause(self._consumer.assignment())
-        self._commit_again_at = 0.0
-        self._send_commits()
+        self._commits.send(self._consumer, all_failed=True)
         patience = time.monotonic() + _FINAL_COMMIT_SECONDS
-        while self._commits_open and time.monotonic() < patience:
+        while self._commits.open and time.monotonic() < patience:
             self._consumer.poll(_POLL_SECONDS)
         self._consumer.close()
+
+    def _tell_committed(self, partitions: Collection[Partition]) -> None:
+        self._tell(self._listener.committed, partitions)
 
     def _tell_failure(self, error: MeshError) -> None:
         if not self._closing.is_set():
@@ -436,15 +341,3 @@ def _retry_while_coordinator_moves(
             if answer.error is not None:
                 raise KafkaException(answer.error)
         return answers
-
-
-def _key(partition: TopicPartition) -> Partition:
-    return partition.topic, partition.partition
-
-
-def _places(keys: Iterable[Partition]) -> list[TopicPartition]:
-    return [TopicPartition(topic, partition) for topic, partition in sorted(keys)]
-
-
-def _names(keys: Sequence[Partition]) -> str:
-    return ", ".join(f"{topic}/{partition}" for topic, partition in sorted(keys))

@@ -1,6 +1,7 @@
 """Consumer groups as an operator sees them: members, committed offsets, lag, and setting offsets anew.
 
-On the way of a message: beside it. `mesh topics` and `mesh check` look at groups here; services never do.
+On the way of a message: beside it. `mesh topics` and `mesh check` look at groups here; services
+ask only at their start, and where partitions end that rest.
 """
 
 from __future__ import annotations

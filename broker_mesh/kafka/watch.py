@@ -23,11 +23,13 @@ class Watch:
     Attributes:
         ends: the offset that the next record of a partition gets; of a paused one, what it was when it was paused.
             Partitions that nothing has been fetched of are left out.
+        firsts: of the same partitions, the offset of the first record that is kept, as far as is known.
         paused: the partitions that rest.
     """
 
     def __init__(self) -> None:
         self.ends: Mapping[Partition, int] = {}
+        self.firsts: Mapping[Partition, int] = {}
         self.paused: frozenset[Partition] = frozenset()
         self._looked_at = float("-inf")
 
@@ -39,13 +41,17 @@ class Watch:
         if now - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = now
-        self.ends = {key: end for key in assigned if (end := _end(consumer, key)) is not None}
+        bounds = {key: found for key in assigned if (found := _bounds(consumer, key)) is not None}
+        self.ends = {key: end for key, (_, end) in bounds.items()}
+        self.firsts = {key: first for key, (first, _) in bounds.items()}
         self.paused = frozenset(paused)
 
 
-def _end(consumer: Consumer, partition: Partition) -> int | None:
+def _bounds(consumer: Consumer, partition: Partition) -> tuple[int, int] | None:
     try:
-        bounds = consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+        bounds: tuple[int, int] | None = consumer.get_watermark_offsets(
+            TopicPartition(*partition), cached=True
+        )
     except KafkaException:
         return None  # it was given up just now
-    return None if bounds is None or bounds[1] < 0 else bounds[1]
+    return None if bounds is None or bounds[1] < 0 else bounds

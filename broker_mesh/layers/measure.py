@@ -1,18 +1,24 @@
 """Measuring: how long each send and each attempt took, and what became of it, told to who counts and who logs.
 
 On the way of a message: right inside the trace in both directions, so that what is measured covers every check, its
-refusal and the settlement, and so that log lines carry the span. It decides nothing and changes nothing.
+refusal and the settlement, and so that log lines carry the span. It decides nothing and changes nothing, and what fails
+in those who are told (a log filter is the program's own code) is logged and costs no message.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, ParamSpec, Protocol, TypeAlias
 
 from broker_mesh.errors import MeshError
 from broker_mesh.layer import Layer, Step
 from broker_mesh.message import Message, Receipt
 from broker_mesh.outcome import Outcome
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 Clock: TypeAlias = Callable[[], int]
 """Gives epoch ms: what other machines wrote is compared with it."""
@@ -65,11 +71,11 @@ def inbound(
     def around(rest: Step[Outcome]) -> Step[Outcome]:
         async def step(message: Message) -> Outcome:
             began_at, started = clock(), timer()
-            begun(message, began_at)
+            _tell(begun, message, began_at)
             outcome = await rest(message)
             attempt = Attempt(message, outcome, began_at, timer() - started)
             for tell in ended:
-                tell(attempt)
+                _tell(tell, attempt)
             return outcome
 
         return step
@@ -91,14 +97,22 @@ def outbound(sent: Sent, *, timer: Timer) -> Layer[Receipt]:
             try:
                 receipt = await rest(message)
             except BaseException as error:
-                sent(message, error, timer() - started)
+                _tell(sent, message, error, timer() - started)
                 raise
-            sent(message, None, timer() - started)
+            _tell(sent, message, None, timer() - started)
             return receipt
 
         return step
 
     return Layer("measure", around)
+
+
+def _tell(listener: Callable[P, None], *facts: P.args, **named: P.kwargs) -> None:
+    try:
+        listener(*facts, **named)
+    except Exception:
+        # By now the message may be settled: raised on, this would stop its service, which would meet it again.
+        logger.exception("measuring or logging a message failed; the message itself is not affected")
 
 
 def error_name(error: BaseException) -> str:

@@ -20,6 +20,9 @@ from broker_mesh.status import STATUS_RULES, StatusCode
 LONGEST_BACKOFF = 365 * 86_400
 """Bound of every delay, in seconds."""
 
+_FURTHEST_MS = 2 * LONGEST_BACKOFF * 1000
+"""How far off the mesh's own retries are at most: what an error asks for, which has the same bound, and a back-off."""
+
 MAX_ATTEMPTS = 1_000_000_000
 """Bound of attempts; who means "for ever" gives this, and what ends it is `elapsed` or the deadline."""
 
@@ -140,6 +143,18 @@ def next_attempt(
     if policy.elapsed is not None and due > since + policy.elapsed * 1000:
         return None
     return due
+
+
+def due_time(retry_at: int | None, *, written: int) -> int | None:
+    """Tell when a record of a retry topic is due, by its header and by when it was written, both epoch ms.
+
+    Returns:
+        None for at once; also where the header names a time that no policy comes to: another client has written it,
+        in another unit perhaps, and the record would wait for ever. `written` is -1 where the record does not say.
+    """
+    if retry_at is None or (written >= 0 and retry_at > written + _FURTHEST_MS):
+        return None
+    return retry_at
 
 
 def _by_class(per: Mapping[Cause, Retry], error: MeshError) -> Retry | None:

@@ -99,12 +99,14 @@ def classify_failure(
     # A handler's own DEADLINE_EXCEEDED (a nested call that ran out) is a failure of this work, not an expiry of it.
     expired = envelope.deadline is not None and envelope.deadline <= now
     handled = started and not (isinstance(error, DeadlineExceeded) and expired)
-    return final(error, expects_reply=message.expects_reply, started=handled)
+    # What was put back from a dead letter and is refused again is kept again: its caller may have gone long ago.
+    is_heard = message.expects_reply and (handled or envelope.replay_id is None)
+    return final(error, expects_reply=is_heard, started=handled)
 
 
 def layer(
     retry_of: Callable[[Message], Retry],
-    carry_out: Callable[[Message, Outcome], Awaitable[None]],
+    carry_out: Callable[[Message, Outcome], Awaitable[Outcome]],
     clock: Callable[[], int],
     draw: DrawFraction,
     parks: Callable[[Message], bool] = lambda _: False,
@@ -113,7 +115,7 @@ def layer(
 
     Args:
         retry_of: tells the retry policy of a message's operation.
-        carry_out: settles a message durably; returns when that is acknowledged.
+        carry_out: settles a message durably; returns when that is acknowledged, with what became of it.
         clock: gives epoch ms.
         draw: the jitter of retries.
         parks: tells whether a message waits for its next attempt in the retry topic instead of in its place.
@@ -142,8 +144,7 @@ def layer(
                 internal = InternalError(f"{type(bug).__name__} in a check of the mesh: {text_of(bug)}")
                 internal.__cause__ = bug
                 outcome = final(internal, expects_reply=message.expects_reply, started=False)
-            await carry_out(message, outcome)
-            return outcome
+            return await carry_out(message, outcome)
 
         return step
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker_mesh.dead_letters.letter import DeadLetter
-from broker_mesh.dead_letters.reading import DeadPartition, Progress, Reading, topic_ids
+from broker_mesh.dead_letters.reading import DeadPartition, Progress, Reading, size_of, topic_ids
 from broker_mesh.errors import Aborted, InvalidArgument, MeshError, MessageTooLarge, NotFound, Unavailable
 from broker_mesh.kafka.claims import Action, Claim, Claims, claim_record
 from broker_mesh.kafka.fenced import FencedWriter
@@ -46,6 +46,7 @@ class Order:
         replay_id: of this replay.
         prepare: makes the copy of a dead letter, or None where nothing is put back; raises what speaks against it.
         needs_bodies: whether `prepare` wants letters decoded.
+        batch: settle at most so many together.
         rate: at most so many a second; None for as fast as it goes.
         limit: settle at most so many; None for all.
         dry_run: settle none.
@@ -55,6 +56,7 @@ class Order:
     replay_id: str
     prepare: Callable[[DeadLetter], Copy | None]
     needs_bodies: bool = False
+    batch: int | None = None
     rate: float | None = None
     limit: int | None = None
     dry_run: bool = False
@@ -126,18 +128,25 @@ class Job:
         self.claims.read()
         self.began_at = self.claims.position
         waiting = deque(self._positions)
-        backoff, moved_at = _FIRST_BACKOFF_SECONDS, time.monotonic()
+        backoff, beaten_since = _FIRST_BACKOFF_SECONDS, None
         while waiting and not stop.is_set() and not self.order.is_met(self.report):
             partition = waiting.popleft()
             before = self._positions[partition]
             try:
                 _Turn(self, partition, before, stop).run(progress)
             except Aborted as error:
-                # Rivals fence each other in turns: at random, one of them gets through. Others go first meanwhile.
-                waiting.append(partition)
+                # Rivals fence each other in turns: at random, one of them gets through. Others go first meanwhile,
+                # unless what may have been settled here all the same counts towards a limit.
+                if self.order.limit is None:
+                    waiting.append(partition)
+                else:
+                    waiting.appendleft(partition)
                 if self._positions[partition] > before:
-                    backoff, moved_at = _FIRST_BACKOFF_SECONDS, time.monotonic()
-                elif time.monotonic() - moved_at > _PATIENCE_SECONDS:
+                    backoff, beaten_since = _FIRST_BACKOFF_SECONDS, None
+                # From the first time on that it was beaten: with a rate, or with edits, a turn may take any time.
+                elif beaten_since is None:
+                    beaten_since = time.monotonic()
+                elif time.monotonic() - beaten_since > _PATIENCE_SECONDS:
                     raise Aborted(
                         f"other replays of {partition.source.topic} were faster for {_PATIENCE_SECONDS:g} s; "
                         "run it again once they are done"
@@ -151,7 +160,7 @@ class Job:
                     details=error.details,
                 ) from error
             else:
-                moved_at = time.monotonic()
+                beaten_since = None
         return self.report
 
     def advance(self, partition: DeadPartition, position: int, found: Report) -> None:
@@ -159,19 +168,23 @@ class Job:
         self._positions[partition] = position
         self.report = self.report.plus(found)
 
-    def batch_limit(self) -> int:
-        """Tell how many may be settled together now."""
-        sizes = [_BATCH]
+    def batch_limit(self, found: Report) -> int:
+        """Tell how many may be settled together now, beside what was found settled by this replay already."""
+        sizes = [self.order.batch or _BATCH]
         if self.order.rate is not None:
             sizes.append(max(1, math.floor(self.order.rate)))
         if self.order.limit is not None:
-            sizes.append(self.order.limit - self.order.settled(self.report))
+            sizes.append(self.order.limit - self.order.settled(self.report.plus(found)))
         return min(sizes)
 
-    def pace(self, count: int, stop: threading.Event) -> None:
-        """Wait as long as the rate demands before so many are settled."""
-        if self.order.rate is not None:
+    def wait_until_due(self, stop: threading.Event) -> None:
+        """Wait as long as the rate demands before anything more is settled."""
+        if self.order.rate is not None and not self.order.dry_run:
             stop.wait(max(0.0, self._due - time.monotonic()))
+
+    def pace(self, count: int) -> None:
+        """Note that so many are settled now."""
+        if self.order.rate is not None:
             self._due = max(self._due, time.monotonic()) + count / self.order.rate
 
 
@@ -187,7 +200,7 @@ class _Turn:
         self._writer: FencedWriter | None = None
         self._found = Report(self._order.replay_id)  # what the batch adds to the report, once it is settled
         self._batch: list[_Ready] = []
-        self._size = 0  # of its values, bytes
+        self._size = 0  # of its records, bytes
 
     def run(self, progress: Progress) -> None:
         try:
@@ -197,7 +210,7 @@ class _Turn:
                 for chunk in chunks:
                     for letter in self._job.reading.meant(chunk, decode=self._order.needs_bodies):
                         self._take(letter)
-                        if self._is_batch_full():
+                        if self._is_complete():
                             self._settle_up_to(letter.place.offset + 1)
                         if self._stop.is_set() or self._order.is_met(self._job.report):
                             return
@@ -210,13 +223,18 @@ class _Turn:
     def _take(self, letter: DeadLetter) -> None:
         if self._is_claimed(letter):
             return
+        if not self._batch:
+            # Before the first is prepared, not before they are written: a deadline counts from then on.
+            self._job.wait_until_due(self._stop)
+            if self._stop.is_set():
+                return
         try:
             copy = self._order.prepare(letter)
         except (InvalidArgument, NotFound) as error:
             self._found = self._found.with_refusal(Refusal(letter.place, error.message))
         else:
             self._batch.append(_Ready(letter, copy))
-            self._size += 0 if copy is None else len(copy.record.value or b"")
+            self._size += size_of(letter.record)
 
     def _is_claimed(self, letter: DeadLetter) -> bool:
         """Tell whether a letter is settled, and count by whom."""
@@ -234,8 +252,9 @@ class _Turn:
             self._job.settled_before = self._job.settled_before or (letter, claim)
         return True
 
-    def _is_batch_full(self) -> bool:
-        return len(self._batch) >= self._job.batch_limit() or self._size >= _BATCH_BYTES
+    def _is_complete(self) -> bool:
+        """Tell whether what was taken is to be settled now: a batch is full, or the limit reached."""
+        return len(self._batch) >= self._job.batch_limit(self._found) or self._size >= _BATCH_BYTES
 
     def _settle_up_to(self, position: int) -> None:
         if self._stop.is_set():
@@ -243,9 +262,7 @@ class _Turn:
         if self._order.dry_run:
             self._found = self._found.plus(Report("", selected=len(self._batch)))
         elif self._batch:
-            self._job.pace(len(self._batch), self._stop)
-            if self._stop.is_set():
-                return
+            self._job.pace(len(self._batch))
             self._settle()
         self._job.advance(self._partition, position, self._found)
         self._found, self._batch, self._size = Report(self._order.replay_id), [], 0

@@ -91,7 +91,7 @@ class Replayer:
             rate: at most so many records a second.
             limit: put back at most so many.
             dry_run: put nothing back, and tell what would be.
-            expires_in: how long the work is worth doing from now on, seconds; None for no limit.
+            expires_in: how long the work is worth doing once it is put back, seconds; None for no limit.
             edit: changes bodies, which have to fit the target's schema then.
             on_progress: told how far it is.
 
@@ -106,8 +106,7 @@ class Replayer:
         if to is not None:
             naming.parse_operation(to)
         replay_id = new_id()
-        deadline = None if expires_in is None else now_ms() + round(expires_in * 1000)
-        terms = Terms(replay_id, deadline, _untraced if dry_run else self._traced)
+        traced = _untraced if dry_run else self._traced
         reading = Reading(self._settings, selection, client_id=self._client_id)
         partitions = await find_partitions(self._settings, selection, client_id=self._client_id)
         sources = {partition.source for partition in partitions}
@@ -118,8 +117,12 @@ class Replayer:
             target = targets[letter.source]
             if isinstance(target, MeshError):
                 raise target
+            body = None if edit is None else edits.of(letter)
+            # From now on: a replay with a rate, or with edits, takes its time.
+            deadline = None if expires_in is None else now_ms() + round(expires_in * 1000)
+            terms = Terms(replay_id, deadline, traced)
             if edit is not None:
-                return edited(letter, target, terms, edits.of(letter))
+                return edited(letter, target, terms, body)
             if to is not None:
                 return converted(letter, target, terms, reading.value_of(letter))
             return as_it_was(letter, target, terms)
@@ -129,6 +132,8 @@ class Replayer:
             replay_id,
             prepare,
             needs_bodies=edit is not None,
+            # What somebody has edited is put back before the next is asked for: an interruption must not cost the work.
+            batch=None if edit is None else 1,
             rate=rate,
             limit=limit,
             dry_run=dry_run,

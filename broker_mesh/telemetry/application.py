@@ -15,7 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from broker_mesh.layers.trace import SCHEMA_URL
 from broker_mesh.telemetry import instruments
-from broker_mesh.telemetry.aggregation import Distribution, Instrument, Kind, Samples
+from broker_mesh.telemetry.aggregation import Distribution, Instrument, Kind, Samples, since
 from broker_mesh.telemetry.metrics import Metrics
 
 _SCOPE = "broker_mesh"
@@ -61,7 +61,9 @@ class _Observed:
         if metrics is None:
             return {}
         return next(
-            family.samples for family in metrics.collect() if family.instrument.name == instrument.name
+            family.samples
+            for family in since(metrics.collect(), metrics.exported)
+            if family.instrument.name == instrument.name
         )
 
 

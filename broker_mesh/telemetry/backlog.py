@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from broker_mesh.errors import MeshError
@@ -45,11 +46,13 @@ class Seen(NamedTuple):
         ends: the offset that the next record gets, of each partition of which that is known.
         paused: those that rest.
         delivered: how many records of each topic have come.
+        firsts: the offset of the first record that is kept, of each partition of which that is known.
     """
 
     ends: Mapping[Partition, int]
     paused: Collection[Partition]
     delivered: Mapping[str, int]
+    firsts: Mapping[Partition, int] = MappingProxyType({})
 
 
 def backlog_of(taken: Mapping[Partition, Taken], seen: Seen, asked: Mapping[Partition, int]) -> list[Backlog]:
@@ -70,7 +73,9 @@ def backlog_of(taken: Mapping[Partition, Taken], seen: Seen, asked: Mapping[Part
             if key in seen.paused
             else PartitionState.RUNNING
         )
-        lag = max(0, max(ends) - each.position) if ends else None
+        # What retention has dropped waits no more, unless it is taken already.
+        begins = max(each.position, seen.firsts.get(key, 0))
+        lag = max(0, each.in_work, max(ends) - begins) if ends else None
         backlog.append(Backlog(*key, lag, each.in_work, each.oldest, state))
     return backlog
 
@@ -101,31 +106,35 @@ class BacklogWatch:
 
     async def run(self) -> None:
         """Look once a second, until it is cancelled; nothing waits for this process from then on."""
-        clock = asyncio.get_running_loop().time
-        asks_at = clock() + _ASK_SECONDS
+        asking = asyncio.create_task(
+            self._ask_regularly()
+        )  # beside it: while Kafka is away an answer takes long
         try:
             while True:
-                seen = self.look()
-                if clock() >= asks_at:
-                    await self._ask(seen.paused)
-                    asks_at = clock() + _ASK_SECONDS
+                self._look()
                 await asyncio.sleep(_LOOK_SECONDS)
+        except Exception:
+            logger.exception("what waits can't be watched any more; messages are not affected")
         finally:
+            asking.cancel()
             self._count(self._see().delivered)
             self._metrics.observe([])
 
-    def look(self) -> Seen:
-        """Look once."""
+    def _look(self) -> None:
         seen = self._see()
         self._count(seen.delivered)
         self._metrics.observe(backlog_of(self._taken(), seen, self._asked))
-        return seen
 
     def _count(self, delivered: Mapping[str, int]) -> None:
         for topic, number in delivered.items():
             if number > self._counted.get(topic, 0):
                 self._metrics.consumed(topic, number - self._counted.get(topic, 0))
                 self._counted[topic] = number
+
+    async def _ask_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_ASK_SECONDS)
+            await self._ask(self._see().paused)
 
     async def _ask(self, paused: Collection[Partition]) -> None:
         if not paused:

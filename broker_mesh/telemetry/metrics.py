@@ -7,11 +7,11 @@ collected by `telemetry/otlp_metrics.py` and `telemetry/prometheus.py`, on threa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from broker_mesh import naming
+from broker_mesh import headers, naming
 from broker_mesh.errors import MeshError, SettingsError
 from broker_mesh.layers.measure import Attempt, error_name
 from broker_mesh.message import Message, now_ms
@@ -19,11 +19,13 @@ from broker_mesh.outcome import OUTCOME_NAMES, Done, RetryLater
 from broker_mesh.status import StatusCode
 from broker_mesh.telemetry import instruments
 from broker_mesh.telemetry.aggregation import (
+    OTHER,
     Counter,
     Family,
     Histogram,
     Labels,
     Names,
+    Samples,
     Value,
     counts,
     merged,
@@ -74,14 +76,20 @@ class Metrics:
 
     Args:
         service: whose.
+
+    Attributes:
+        exported: figures that an earlier connection of the mesh has exported, by the instrument's name; the next one
+            has another name (`service.instance.id`), and tells only what came since.
+        exported_ns: when, epoch ns; before the first, when all of it began.
     """
 
     def __init__(self, service: str) -> None:
-        self.started_ns = time.time_ns()
+        self.exported: Mapping[str, Samples] = {}
+        self.exported_ns = time.time_ns()
         self._service = service
         self._callers = Names(MAX_CALLERS, _is_service)
         self._callers[""] = UNNAMED
-        self._targets = Names(MAX_TARGETS, lambda _: True)
+        self._targets = Names(MAX_TARGETS, headers.is_topic)
         self._requests = Counter()
         self._consumed = Counter()
         self._retries = Counter()
@@ -103,7 +111,8 @@ class Metrics:
     def begun(self, message: Message, at: int) -> None:
         """Note that an attempt begins, at `at` (epoch ms); only a message's first one counts."""
         envelope = message.envelope
-        if envelope.first_failure is not None:
+        # What could not even be checked has no first failure, since that was no attempt of its handler.
+        if envelope.first_failure is not None or envelope.last_failure is not None:
             return
         self._requests.add(("callee", message.operation, self._callers[envelope.source]))
         record = message.record
@@ -136,9 +145,15 @@ class Metrics:
 
     def sent(self, message: Message, error: BaseException | None, seconds: float) -> None:
         """Note that a message was sent, or why it was not."""
-        topic = self._targets[message.topic]
+        is_reply = message.topic != message.operation
+        # Where a reply goes to is said by its caller, and may be no topic at all: those that are none take no place.
+        topic = (
+            self._targets.get(message.topic, OTHER)
+            if is_reply and error is not None
+            else self._targets[message.topic]
+        )
         self._sending.record((topic, "" if error is None else error_name(error)), seconds)
-        if error is None and message.topic == message.operation:  # else a reply
+        if error is None and not is_reply:
             self._requests.add(("caller", topic, self._service))
 
     def replied(self, operation: str, status: StatusCode, seconds: float) -> None:
@@ -150,6 +165,10 @@ class Metrics:
         self._timeouts.add((self._targets[operation],))
 
     # ── figures ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def end_export(self) -> None:
+        """Note that what was measured up to now has been exported, as far as it could be."""
+        self.exported, self.exported_ns = samples_of(self.collect()), time.time_ns()
 
     def collect(self) -> list[Family]:
         """Give all figures as they are now; from any thread."""
@@ -169,6 +188,11 @@ class Metrics:
             Family(instruments.DEAD_LETTERS, self._dead_letters.samples()),
             *backlog_families(self._backlog, now_ms()),
         ]
+
+
+def samples_of(families: Iterable[Family]) -> dict[str, Samples]:
+    """Give figures by the name of their instrument."""
+    return {family.instrument.name: family.samples for family in families}
 
 
 def backlog_families(backlog: Sequence[Backlog], now: int) -> list[Family]:

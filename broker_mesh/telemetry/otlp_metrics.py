@@ -19,8 +19,8 @@ from broker_mesh.errors import SettingsError
 from broker_mesh.layers.trace import SCHEMA_URL
 from broker_mesh.settings import nearest
 from broker_mesh.telemetry import application, otlp
-from broker_mesh.telemetry.aggregation import Distribution, Family, Kind, Labels, Samples, Value, since
-from broker_mesh.telemetry.metrics import Metrics
+from broker_mesh.telemetry.aggregation import Distribution, Family, Kind, Labels, Value, since
+from broker_mesh.telemetry.metrics import Metrics, samples_of
 from broker_mesh.telemetry.quiet import quieten
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def export_metrics(
         SettingsError: a variable is wrong; the sentence names it and what it may be.
     """
     if application.has_meter_provider():
-        return application.observe(metrics, instance)
+        return _ending(metrics, application.observe(metrics, instance))
     if otlp.is_disabled(environ):
         return _nothing
     names = otlp.exporter_names(otlp.METRICS, environ)
@@ -89,7 +89,7 @@ def export_metrics(
     quieten()
     for push in pushes:
         push.start()
-    return lambda: _stop(pushes)
+    return _ending(metrics, lambda: _stop(pushes))
 
 
 class _Push:
@@ -103,8 +103,10 @@ class _Push:
         self._resource = who
         self._interval = interval
         self._delta = delta
-        self._told: Mapping[str, Samples] = {}  # what a delta is the difference to
-        self._told_at = metrics.started_ns
+        self._told, self._told_at = (
+            metrics.exported,
+            metrics.exported_ns,
+        )  # what is told is the difference to it
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mesh-metrics-push", daemon=True)
 
@@ -130,7 +132,7 @@ class _Push:
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
         families, now = self._metrics.collect(), time.time_ns()
-        told = since(families, self._told) if self._delta else families
+        told = since(families, self._told)
         data = metrics_data(told, self._resource, start=self._told_at, now=now, delta=self._delta)
         try:
             result = self._exporter.export(data)
@@ -139,8 +141,7 @@ class _Push:
             return
         if self._delta and result is MetricExportResult.SUCCESS:
             # Only then: what was not told is in the next difference.
-            self._told = {family.instrument.name: family.samples for family in families}
-            self._told_at = now
+            self._told, self._told_at = samples_of(families), now
 
 
 def metrics_data(
@@ -152,7 +153,7 @@ def metrics_data(
         families: the figures.
         who: tells.
         start, now: what they cover, epoch ns.
-        delta: whether they are of that time alone, rather than since the start of the process.
+        delta: whether the next ones begin where these end.
     """
     from opentelemetry.sdk.metrics.export import (
         AggregationTemporality,
@@ -241,6 +242,14 @@ def _console() -> MetricExporter:
 
     # Results alone go to stdout.
     return ConsoleMetricExporter(out=sys.stderr, formatter=lambda data: f"{data.to_json(indent=None)}\n")
+
+
+def _ending(metrics: Metrics, end: Callable[[], None]) -> Callable[[], None]:
+    def end_for_good() -> None:
+        end()
+        metrics.end_export()
+
+    return end_for_good
 
 
 def _stop(pushes: Sequence[_Push]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.headers import read
+from broker_mesh.kafka.claims import CLAIMS_TOPIC
 from tests.support.commands import Commands
 from tests.support.letters import ids_in, make_operation, records_of, write_letters
 from tests.support.terminal import Terminal
@@ -69,12 +70,7 @@ async def test_dead_letters_are_listed_by_cause_or_one_by_one(kafka: EmbeddedKaf
     assert letters[0]["body"] == {"tailnum": "N14228", "litres": 7}
     (line,) = (await mesh("dead-letters", "list", operation, "--each", "--id", ids[4])).splitlines()
     assert f"{ids[4]} INTERNAL: tank 4 of 'N14228' leaks (ValueError)" in line
-    for filters in (
-        ["--status", "UNAVAILABLE"],
-        ["--exception", "KeyError"],
-        ["--key", "nobody"],
-        ["--until", "1h"],
-    ):
+    for filters in (["--exception", "KeyError"], ["--until", "1h"]):
         assert await mesh.json("dead-letters", "list", operation, *filters) == []
     assert await mesh("dead-letters", "list", operation, "--where", "litres > `7`") == ""
     assert mesh.said == "There are no such dead letters.\n"
@@ -91,19 +87,10 @@ async def test_what_is_not_there_and_what_makes_no_sense(kafka: EmbeddedKafka, m
     assert mesh.said.startswith("Error: no dead letter has the id or place 'no-such-id'")
     await mesh("dead-letters", "list", operation, "--where", "litres >", code=2)
     assert mesh.said == "Error: 'litres >' is no JMESPath expression: it ends too early\n"
-    for wrong, said in (
-        (["replay"], "or --all"),
-        (["replay", operation, "--all"], "leave one out"),
-        (["replay", operation, "--operation", "other.v1.refuel"], "is named already"),
-        (["list", operation, "--limit", "3"], "add --each"),
-        (["list", "--since", "1h", "--until", "2h"], "not after --since"),
-        (["drop", operation], "add --yes"),
-        (["replay", operation, "--edit"], "set VISUAL or EDITOR"),
-    ):
-        mesh.environ.pop("EDITOR", None)
-        mesh.environ.pop("VISUAL", None)
-        await mesh("dead-letters", *wrong, code=2)
-        assert said in mesh.said
+    mesh.environ.pop("EDITOR", None)
+    mesh.environ.pop("VISUAL", None)
+    await mesh("dead-letters", "replay", operation, "--edit", code=2)
+    assert "set VISUAL or EDITOR" in mesh.said
     assert ids_in(kafka.bootstrap_servers, operation) == {}
     assert (await mesh.json("dead-letters", "show", letter))[0]["settled"] is None
 
@@ -136,7 +123,9 @@ async def test_a_letter_that_cannot_be_decoded_is_shown_exported_and_refused(
 ) -> None:
     operation, value = await make_operation(kafka.bootstrap_servers)
     write_letters(kafka.bootstrap_servers, operation, value, 1)
-    (poison,) = write_letters(kafka.bootstrap_servers, operation, b"no Avro", 1)
+    # Half a surrogate pair can't be written as UTF-8.
+    details = ("mesh-status-details", b'{"half": "\\ud800"}')
+    (poison,) = write_letters(kafka.bootstrap_servers, operation, b"no Avro", 1, more=[details])
     assert f"0x{b'no Avro'.hex()}" in await mesh("dead-letters", "show", poison)
     text = await mesh("dead-letters", "replay", operation, code=1)
     assert text == "2 selected, 1 replayed, 1 refused\n"
@@ -149,6 +138,7 @@ async def test_a_letter_that_cannot_be_decoded_is_shown_exported_and_refused(
     assert base64.b64decode(exported[0]["raw"]["key"]) == b"key-0"
     headers = [(name, base64.b64decode(data)) for name, data in exported[0]["raw"]["headers"]]
     assert read(headers)[0].id == poison
+    assert exported[0]["details"] == {"half": "\ud800"}
     assert exported[0]["body"] is None
     assert "magic byte" in exported[0]["problem"]
     assert json.loads(await mesh("dead-letters", "export", operation)) == exported[0]
@@ -166,16 +156,9 @@ async def test_bodies_are_edited_and_have_to_fit(
     operation, value = await make_operation(kafka.bootstrap_servers)
     ids = write_letters(kafka.bootstrap_servers, operation, value, 2)
     first = ("dead-letters", "replay", "--id", ids[0], "--edit")
-    for program, said in (
-        ("text = text.replace('7', '\"full\"')", "field 'litres': expected long, got 'full'"),
-        ("text = '[1'", "the edited body is not valid JSON"),
-        ("text = ''", "it was left as it is"),
-        ("pass", "it was left as it is"),
-        ("sys.exit(3)", "ended with exit code 3"),
-    ):
-        mesh.environ["EDITOR"] = editor(tmp_path, program)
-        await mesh(*first, code=1)
-        assert said in mesh.said
+    mesh.environ["EDITOR"] = editor(tmp_path, "text = text.replace('7', '\"full\"')")
+    await mesh(*first, code=1)
+    assert "field 'litres': expected long, got 'full'" in mesh.said
     assert ids_in(kafka.bootstrap_servers, operation) == {}
     mesh.environ["VISUAL"] = editor(tmp_path, "text = text.replace('7', '9000').replace('N14228', 'N1')")
     assert await mesh(*first) == "1 selected, 1 replayed\n"
@@ -198,8 +181,16 @@ async def test_on_a_terminal_an_edit_is_offered_again_and_a_drop_is_asked_for(
         tmp_path, "text = text.replace('\"full\"', '8') if 'full' in text else text.replace('7', '\"full\"')"
     )
 
+    listing = ("dead-letters", "list")
+    later: list[str] = []
+
     def type_it() -> None:
-        terminal.paste(f"EDITOR='{mend}' {mesh} replay {operation} --limit 1 --edit\n")
+        replay = f"EDITOR='{mend}' {mesh} replay {operation} --limit 1 --edit\n"
+        terminal.paste(replay)
+        terminal.read_until("Edit it again?", PATIENCE)
+        terminal.paste("\x03")
+        terminal.read_until("Interrupted: what was done until now stays done", PATIENCE)
+        terminal.paste(replay)
         terminal.read_until("field 'litres': expected long, got 'full'", PATIENCE)
         terminal.read_until("Edit it again?", PATIENCE)
         terminal.paste("y\n")
@@ -210,10 +201,15 @@ async def test_on_a_terminal_an_edit_is_offered_again_and_a_drop_is_asked_for(
         terminal.read_until("Nothing was done.", PATIENCE)
         terminal.paste(f"{mesh} drop {operation}\n")
         terminal.read_until("Drop 1 dead letters for good?", PATIENCE)
+        later.extend(write_letters(kafka.bootstrap_servers, operation, value, 1))
         terminal.paste("y\n")
         terminal.read_until("1 selected, 1 dropped", PATIENCE)
 
     await asyncio.to_thread(type_it)
+    # What failed while the question stood was not asked for.
+    assert [
+        cause["example"] for cause in await Commands(kafka.bootstrap_servers).json(*listing, operation)
+    ] == later
 
 
 PEAK = """
@@ -248,3 +244,11 @@ async def test_a_hundred_thousand_dead_letters_need_little_memory_and_show_progr
         measured, f"replay {operation}", "replaying", "100000 selected, 100000 replayed"
     )
     assert replaying < 150 * MEGABYTE
+    claims = [
+        record.value or b""
+        for record in await asyncio.to_thread(
+            lambda: list(records_of(kafka.bootstrap_servers, CLAIMS_TOPIC, 1))
+        )
+        if (record.key or b"").startswith(f"{operation}.dead/".encode())
+    ]
+    assert sum(map(len, claims)) < 100_000  # by ranges: less than a byte for each letter

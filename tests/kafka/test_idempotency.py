@@ -227,6 +227,22 @@ async def test_whoever_takes_a_partition_over_knows_its_results(kafka: EmbeddedK
     assert len(runs) == 12
 
 
+async def test_without_its_topic_of_results_an_operation_makes_it_anew(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
+    book, runs = declare(), []
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    results = f"{book.name}.idempotency"
+    async with serve(kafka, book, runs).serving():
+        await caller.request(book, Book(seat="1"), timeout=PATIENCE, idempotency_key="before")
+        await asyncio.to_thread(admin.delete_topics([results])[results].result)
+        for seat in ("2", "1"):  # of a partition whose results were not read yet, and of the other
+            first = await caller.request(book, Book(seat=seat), timeout=PATIENCE, idempotency_key=seat)
+            again = await caller.request(book, Book(seat=seat), timeout=PATIENCE, idempotency_key=seat)
+            assert again == first
+    assert topics(kafka)[results] == topics(kafka)[book.name]
+
+
 @pytest.mark.parametrize(
     ("step", "expected"), [("handled, result not kept", 2), ("result kept, not answered", 1)]
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from broker_mesh import Context, Mesh, MeshError, Operation, Retry
+from broker_mesh import Context, Event, Mesh, MeshError, Operation, Retry
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.errors import DeadlineExceeded, InternalError, NotFound, Unavailable
 from broker_mesh.telemetry import backlog, instruments
@@ -22,6 +22,7 @@ from tests.support.dead_letters import DeadLetters
 from tests.support.fleet import make_mesh
 from tests.support.names import fresh
 from tests.support.otlp import CollectorStub, Histogram
+from tests.support.topics import delete_records
 
 PATIENCE = timedelta(seconds=40).total_seconds()
 
@@ -181,6 +182,31 @@ async def test_what_waits_behind_a_handler_that_hangs_is_seen_though_its_partiti
         assert figures(mesh.metrics, instruments.OLDEST_AGE)[ask.name,] == 0
         assert figures(before, instruments.TIMEOUTS) == {(ask.name,): 4}
     assert not [record for record in caplog.records if record.name == "broker_mesh.access"]  # it is off
+
+
+async def test_what_retention_has_dropped_before_a_first_start_does_not_wait(kafka: EmbeddedKafka) -> None:
+    publisher, name = fresh("pub"), fresh("svc")
+    noted = Event(f"{publisher}.v1.events.noted", Ask, key="key")
+    heard: list[int] = []
+    async with make_mesh(publisher, kafka.bootstrap_servers) as publishing:
+        places = [await publishing.publish(noted, Ask(key="a", number=number)) for number in range(5)]
+        topic, partition, end = places[0].topic, places[0].partition, places[-1].offset + 1
+        await asyncio.to_thread(delete_records, kafka.bootstrap_servers, topic, partition, end)
+        mesh = make_mesh(name, kafka.bootstrap_servers)
+
+        @mesh.subscribe(noted)
+        async def hear(event: Ask, context: Context) -> None:
+            heard.append(event.number)
+
+        def lag() -> Any:
+            return figures(mesh.metrics, instruments.LAG).get((topic, str(partition)))
+
+        async with mesh.serving() as service:
+            await service.joined()
+            await until(lambda: lag() == 0, lag)
+            assert heard == []
+            await publishing.publish(noted, Ask(key="a", number=6))
+            await until(lambda: heard == [6] and lag() == 0, lag)
 
 
 async def test_metrics_arrive_at_a_collector(kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 from broker_mesh import Context, Mesh, Operation, Receipt
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.headers import Place, RawHeaders
+from broker_mesh.kafka.backward import newest
 from broker_mesh.kafka.reader import record_at
+from broker_mesh.kafka.table import make_table_topic
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 from tests.support.dead_letters import DeadLetters
@@ -117,6 +119,33 @@ async def test_a_repeat_is_known_after_a_restart(notes: Notes, caller: Mesh) -> 
     await caller.send(notes.operation, Note(key="k", text="last"))
     async with notes.serve().serving():
         assert await notes.next() == "last"
+
+
+async def test_what_is_read_after_an_assignment_is_bounded_in_bytes_too(kafka: EmbeddedKafka) -> None:
+    settings, topic = Settings(bootstrap_servers=kafka.bootstrap_servers), fresh("large")
+    await asyncio.to_thread(make_table_topic, settings, topic, client_id="test")
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for number in range(200):
+        producer.produce(topic, key=b"%d" % number, value=bytes(10_000), partition=0)
+    assert producer.flush(20) == 0
+
+    def read(max_bytes: int) -> list[int]:
+        stretch = newest(
+            settings,
+            client_id="test",
+            partition=(topic, 0),
+            since=0,
+            at_most=150,
+            max_bytes=max_bytes,
+            pick=lambda record: record.offset,
+        )
+        assert stretch.end == 200
+        return stretch.picked
+
+    assert await asyncio.to_thread(read, 10_000_000) == list(range(50, 200))
+    few = await asyncio.to_thread(read, 300_000)
+    assert few == list(range(few[0], 200))  # the newest
+    assert 30 <= len(few) < 40
 
 
 async def test_the_same_record_comes_again_where_it_was_not_settled(notes: Notes, caller: Mesh) -> None:

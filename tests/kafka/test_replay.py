@@ -390,3 +390,28 @@ async def test_a_replay_that_is_cancelled_ends_between_two_batches(kafka: Embedd
         rest = await ready.replay(all_of(operation))
     assert rest.replayed == 60 - len(before)
     assert ids_in(kafka.bootstrap_servers, operation) == dict.fromkeys(ids, 1)
+
+
+async def test_the_new_deadline_counts_from_when_a_letter_is_put_back(kafka: EmbeddedKafka) -> None:
+    operation, value = await make_operation(kafka.bootstrap_servers)
+    await asyncio.to_thread(write_letters, kafka.bootstrap_servers, operation, value, 3)
+    await replay(kafka, all_of(operation), rate=2, expires_in=60)
+    records = await asyncio.to_thread(lambda: list(records_of(kafka.bootstrap_servers, operation)))
+    deadlines = sorted(received(record, "").envelope.deadline or 0 for record in records)
+    # Put back one by one, or two together and one half a second or more after them.
+    assert len(deadlines) == 3
+    assert deadlines[-1] - deadlines[0] >= 450
+
+
+async def test_what_was_edited_is_put_back_before_the_next_is_asked_for(kafka: EmbeddedKafka) -> None:
+    operation, value = await make_operation(kafka.bootstrap_servers)
+    ids = await asyncio.to_thread(write_letters, kafka.bootstrap_servers, operation, value, 7)
+
+    def edit(letter: DeadLetter, body: Any) -> Any:
+        if letter.envelope.id == ids[6]:  # the second of the first partition
+            raise FailedPrecondition("the editor failed")
+        return {**body, "litres": 8}
+
+    with pytest.raises(FailedPrecondition, match="the editor failed"):
+        await replay(kafka, all_of(operation), edit=edit)
+    assert ids_in(kafka.bootstrap_servers, operation) == {ids[0]: 1}

@@ -8,33 +8,31 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, Producer, TopicPartition
 
 from broker_mesh.dev.cluster import EmbeddedKafka
-from broker_mesh.errors import Unavailable
+from broker_mesh.errors import Aborted, FailedPrecondition, Unavailable
 from broker_mesh.kafka import claims as claims_module
 from broker_mesh.kafka.claims import CLAIMS_TOPIC, Action, Claim, Claims, claim_record
-from broker_mesh.kafka.fenced import FencedWriter
+from broker_mesh.kafka.fenced import FencedWriter, NewRecord
 from broker_mesh.kafka.outages import OutageLog
 from broker_mesh.kafka.reader import open_consumer
-from broker_mesh.message import Record
 from broker_mesh.replay import Replayer, job
 from tests.support.letters import (
     PARTITIONS,
     all_of,
     ids_in,
     make_operation,
-    records_of,
     settings_for,
     write_letters,
 )
 from tests.support.processes import Processes
 
-LETTERS = 5000
-MANY_LETTERS = 100_000
-MEGABYTES = 150
+LETTERS = 5_000
 
 
 def run_until(
@@ -51,7 +49,7 @@ def run_until(
     last = processes.start("tests.support.replaying", servers, operation, BATCH="40")
     printed, _ = last.communicate(timeout=120)
     assert last.returncode == 0
-    return Counter({name: int(value) for name, value in json.loads(printed).items() if name != "causes"})
+    return Counter(json.loads(printed))
 
 
 async def test_two_replays_at_once_killed_again_and_again_put_each_letter_back_once(
@@ -95,29 +93,6 @@ def aborted(servers: str, topic: str) -> int:
     finally:
         consumer.close()
     return written - committed
-
-
-async def test_100_000_dead_letters_are_listed_and_replayed_in_150_megabytes(
-    kafka: EmbeddedKafka, processes: Processes
-) -> None:
-    servers = kafka.bootstrap_servers
-    operation, value = await make_operation(servers)
-    await asyncio.to_thread(write_letters, servers, operation, value, MANY_LETTERS, size=200)
-    process = processes.start("tests.support.replaying", servers, operation, LIST="1")
-    printed, _ = await asyncio.to_thread(process.communicate, timeout=150)
-    result = json.loads(printed)
-    assert (result["causes"], result["replayed"]) == ([MANY_LETTERS], MANY_LETTERS)
-    assert result["megabytes"] < MEGABYTES
-    assert result["told"] > 2 * MANY_LETTERS / 1000
-    claim_bytes = sum(len(record.value or b"") for record in claims_of(servers, operation))
-    assert claim_bytes < MANY_LETTERS
-
-
-def claims_of(servers: str, operation: str) -> list[Record]:
-    named = f"{operation}.dead/".encode()
-    return [
-        record for record in records_of(servers, CLAIMS_TOPIC, 1) if (record.key or b"").startswith(named)
-    ]
 
 
 async def test_a_claim_behind_another_replay_s_open_transaction_is_waited_for(
@@ -187,6 +162,60 @@ async def test_who_is_fenced_in_the_middle_goes_on_with_what_is_left(
     ):
         first, second = await asyncio.gather(one.replay(all_of(operation)), two.replay(all_of(operation)))
     assert first.replayed + second.replayed == 240
-    assert first.taken_by_others == second.replayed
-    assert second.taken_by_others == first.replayed
+    # What the other had settled before one began is no loss to it.
+    assert first.taken_by_others + first.already_settled == second.replayed
+    assert second.taken_by_others + second.already_settled == first.replayed
     assert await asyncio.to_thread(ids_in, servers, operation) == dict.fromkeys(ids, 1)
+
+
+async def test_a_limit_holds_where_the_end_of_a_transaction_was_not_told(
+    kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = kafka.bootstrap_servers
+    operation, value = await make_operation(servers)
+    await asyncio.to_thread(write_letters, servers, operation, value, 60)
+    original = FencedWriter.commit
+    told: list[bool] = []
+
+    def commit(self: FencedWriter, records: Iterable[NewRecord], **options: Any) -> None:
+        original(self, records, **options)
+        told.append(len(told) > 0)
+        if not told[-1]:
+            raise Aborted("a rival came while it was being told")
+
+    monkeypatch.setattr(FencedWriter, "commit", commit)
+    async with Replayer(settings_for(servers), client_id="one", environ={}) as replayer:
+        report = await replayer.replay(all_of(operation), limit=4)
+    assert report.replayed == 4
+    assert sum((await asyncio.to_thread(ids_in, servers, operation)).values()) == 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"no JSON",
+        b'{"topic_id": "id", "ranges": [[0, 1]]}',
+        # More than an offset can be.
+        b'{"topic_id": "id", "ranges": [[0, 1%s]], "action": "dropped", "replay_id": "r", "at": 1, "target": ""}'
+        % (b"0" * 30),
+    ],
+)
+async def test_what_is_no_claim_stops_all_until_its_key_is_deleted(
+    kafka: EmbeddedKafka, value: bytes
+) -> None:
+    settings = settings_for(kafka.bootstrap_servers)
+    claims = Claims(settings, {}, client_id="test")
+    await asyncio.to_thread(claims.read_all)  # makes the topic
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    key = b"hostile.v1.claim.dead/0/0"
+    producer.produce(CLAIMS_TOPIC, key=key, value=value, partition=0)
+    try:
+        assert producer.flush(20) == 0
+        for look in (claims.read, claims.read_all, Claims(settings, {}, client_id="test").read_all):
+            with pytest.raises(FailedPrecondition, match="is no claim of the mesh"):
+                await asyncio.to_thread(look)
+    finally:
+        producer.produce(CLAIMS_TOPIC, key=key, value=None, partition=0)
+        assert producer.flush(20) == 0
+    await asyncio.to_thread(claims.read)
+    await asyncio.to_thread(Claims(settings, {}, client_id="test").read_all)

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import random
 import statistics
-from collections import defaultdict
+import threading
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +229,81 @@ async def test_what_is_due_is_found_behind_far_more_than_the_waiting_room_holds(
     assert {reply.attempt for reply in replies} == {2}
 
 
+async def test_a_full_waiting_room_finds_what_is_due_though_its_fullest_partition_can_not_give_way(
+    kafka: EmbeddedKafka, caller: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_mesh.service.WaitingRoom", functools.partial(WaitingRoom, max_records=50))
+    monkeypatch.setattr("broker_mesh.waiting.ROTATION_MS", 500)
+    mesh, ask = service(kafka, partitions=2)
+    hangs = asyncio.Event()
+
+    @mesh.operation(ask, ordering="none", retry=PATIENT)
+    async def handle(request: Ask, context: Context) -> Answer:
+        if request.key == "hangs":
+            await hangs.wait()
+        if context.attempt == 1 and request.delay:
+            raise Unavailable("come back", retry_after=request.delay)
+        return Answer(attempt=context.attempt)
+
+    async def put(key: str, count: int, partition: int) -> None:
+        waits = Envelope(id=new_id(), source="dispatch", attempt=2, retry_at=now_ms() + 3_600_000)
+        named = waits if key == "long" else waits._replace(retry_at=None)
+        await _write(kafka, caller, ask, f"{ask.name}.retry", named, Ask(key=key), partition, count)
+
+    async with mesh.serving() as serving:
+        await put("hangs", 1, 0)  # what waits behind it can't move: its offset waits for the handler
+        await put("long", 40, 0)
+        await put("long", 20, 1)
+        async with asyncio.timeout(PATIENCE):
+            while serving.waiting < 50:
+                await asyncio.sleep(0.02)
+        assert (await caller.request(ask, Ask(key="s", delay=0.01), timeout=PATIENCE)).attempt == 2
+        hangs.set()
+
+
+async def test_a_retry_that_asks_for_a_time_out_of_all_reason_is_handled_at_once(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
+    mesh, ask = service(kafka)
+    seen: asyncio.Queue[int] = asyncio.Queue()
+
+    @mesh.operation(ask, ordering="none", retry=PATIENT)
+    async def handle(request: Ask, context: Context) -> Answer:
+        await seen.put(context.attempt)
+        return Answer(attempt=context.attempt)
+
+    async with mesh.serving():
+        in_microseconds = Envelope(id=new_id(), attempt=7, retry_at=now_ms() * 1000)
+        await _write(kafka, caller, ask, f"{ask.name}.retry", in_microseconds)
+        assert await asyncio.wait_for(seen.get(), PATIENCE) == 7
+
+
+async def test_a_partition_that_rested_goes_on_though_a_plain_function_outlasts_its_record(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
+    mesh, ask = service(kafka, max_in_flight=4, partitions=1)
+    release = threading.Event()
+
+    @mesh.operation(ask)
+    def handle(request: Ask, context: Context) -> Answer:
+        if request.key == "stuck":
+            release.wait(2 * PATIENCE)
+        return Answer(attempt=1)
+
+    async with mesh.serving() as serving:
+        stuck = await caller.call(ask, Ask(key="stuck"), expires_in=3.0)
+        others: list[Any] = []
+        async with asyncio.timeout(PATIENCE):
+            while not serving._held:
+                others.append(await caller.call(ask, Ask(key=f"k{len(others)}")))
+                await asyncio.sleep(0.02)
+        others += [await caller.call(ask, Ask(key=f"more-{n}")) for n in range(5)]
+        with pytest.raises(MeshError):
+            await stuck.reply(PATIENCE)
+        assert len(await asyncio.gather(*(other.reply(PATIENCE) for other in others))) == len(others)
+        release.set()
+
+
 async def test_what_waits_is_handed_on_to_the_next_instances_and_its_attempts_go_on(
     kafka: EmbeddedKafka, caller: Mesh
 ) -> None:
@@ -268,6 +344,41 @@ async def test_what_waits_is_handed_on_to_the_next_instances_and_its_attempts_go
     assert all(reply.attempt >= 2 for reply in replies)
     for attempts in handled.values():
         assert attempts == list(range(1, len(attempts) + 1)), "an attempt was lost, or made twice"
+
+
+async def test_what_is_done_behind_one_that_waits_does_not_run_again_after_an_orderly_stop(
+    kafka: EmbeddedKafka, caller: Mesh
+) -> None:
+    name = fresh("retry")
+    ask = Operation(f"{name}.v1.ask", request=Ask, reply=Answer, key="key")
+    runs: Counter[tuple[str, int]] = Counter()
+
+    def instance() -> Mesh:
+        mesh = make_mesh(name, kafka.bootstrap_servers, partitions=1)
+
+        @mesh.operation(ask, ordering="none", retry=PATIENT)
+        async def handle(request: Ask, context: Context) -> Answer:
+            runs[request.key, context.attempt] += 1
+            if context.attempt <= 2 and request.delay:
+                raise Unavailable("come back", retry_after=request.delay)
+            return Answer(attempt=context.attempt)
+
+        return mesh
+
+    async with instance().serving() as first:
+        await caller.send(ask, Ask(key="long", delay=HOUR))
+        async with asyncio.timeout(PATIENCE):
+            while not first.waiting:
+                await asyncio.sleep(0.02)
+        handles = [await caller.call(ask, Ask(key=f"s{n}", delay=0.01)) for n in range(50)]
+        await asyncio.gather(*(handle.reply(PATIENCE) for handle in handles))
+    async with instance().serving() as second:
+        async with asyncio.timeout(PATIENCE):
+            while not second.waiting:  # it is behind all the others now: whatever comes again came before it
+                await asyncio.sleep(0.02)
+            while second.in_flight:
+                await asyncio.sleep(0.02)
+    assert set(runs.values()) == {1}, "settled attempts were made again"
 
 
 @pytest.mark.parametrize("step", ["handled, not settled", "settled, not done", "done, not committed"])
@@ -412,11 +523,14 @@ async def _write(
     topic: str,
     envelope: Envelope,
     body: Ask | None = None,
+    partition: int = -1,
+    count: int = 1,
 ) -> None:
     body = body or Ask(key="k")
     await caller._connected().ready(ask)
     value = caller._connected().catalog.codec(ask).encode(body)
     producer = Producer(Settings(bootstrap_servers=kafka.bootstrap_servers), "plain")
     raw = write(envelope) if envelope.id else []
-    await producer.send(topic, key=body.key.encode(), value=value, headers=raw)
+    for _ in range(count):
+        await producer.send(topic, key=body.key.encode(), value=value, headers=raw, partition=partition)
     await producer.close(10)

@@ -13,7 +13,7 @@ import pytest
 
 from broker_mesh import Context, Mesh, MeshError, Operation, Retry
 from broker_mesh.dev.cluster import EmbeddedKafka
-from broker_mesh.errors import DataLoss, DeadlineExceeded, FailedPrecondition
+from broker_mesh.errors import DataLoss, DeadlineExceeded, FailedPrecondition, Unavailable
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.settings import Settings
 from tests.kafka.test_requests import PATIENCE, Answer, Ask, service
@@ -139,6 +139,50 @@ async def test_a_consumer_that_fails_stops_its_service_and_leaves_the_group(
     async with asyncio.timeout(PATIENCE):
         while await _members(kafka, mesh.service):
             await asyncio.sleep(0.1)
+
+
+async def test_a_stop_begins_nothing_that_still_waits_for_a_place(kafka: EmbeddedKafka) -> None:
+    mesh, ask = service(kafka, concurrency=1, partitions=1)
+    running, finish = asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
+
+    @mesh.operation(ask, retry=Retry(attempts=1))
+    async def handle(request: Ask, context: Context) -> Answer:
+        if request.key != "warm":
+            handled.append(request.key)
+            running.set()
+            await finish.wait()
+        return Answer(text=request.key)
+
+    async with make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+        async with mesh.serving() as serving, asyncio.timeout(PATIENCE):
+            await caller.request(ask, Ask(key="warm"), timeout=PATIENCE)
+            calls = [await caller.call(ask, Ask(key=f"k{n}")) for n in range(8)]
+            while serving.in_flight < 8:
+                await asyncio.sleep(0.02)
+            await running.wait()
+            asyncio.get_running_loop().call_later(0.2, finish.set)  # while the stop waits for it
+        assert len(handled) == 1, "work was begun that the next instance could have begun at once"
+        async with mesh.serving():
+            replies = await asyncio.gather(*(call.reply(PATIENCE) for call in calls))
+    assert len(replies) == len(handled) == 8
+
+
+@pytest.mark.parametrize("part", ["broker_mesh.lanes.Lanes.put", "broker_mesh.service.to_move"])
+async def test_a_bug_beside_the_handlers_stops_the_service_and_strands_nothing(
+    kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    mesh, ask = service(kafka)
+
+    @mesh.operation(ask, ordering="none")
+    async def handle(request: Ask, context: Context) -> Answer:
+        raise Unavailable("later", retry_after=3600)
+
+    with pytest.raises(MeshError, match="ZeroDivisionError inside the mesh"):  # noqa: PT012 - the stop is part of it
+        async with mesh.serving() as serving, make_mesh("dispatch", kafka.bootstrap_servers) as caller:
+            monkeypatch.setattr(part, lambda *_, **__: 1 // 0)
+            await caller.call(ask, Ask(key="a"))
+            await asyncio.wait_for(serving.failure(), PATIENCE)
 
 
 async def test_a_service_with_few_places_may_call_itself(kafka: EmbeddedKafka) -> None:

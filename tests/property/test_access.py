@@ -7,6 +7,7 @@ import fnmatch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_mesh.control.conflicts import without_effect
 from broker_mesh.layers.authorize import Action, Rule, Verdict, covers, decide, matches
 
 services = st.sampled_from(["fleet", "dispatch", "weather", "f", ""])
@@ -93,6 +94,22 @@ def test_the_rule_that_is_reported_is_one_that_decided(
 @given(texts, names)
 def test_patterns_mean_what_they_mean_in_a_shell(pattern: str, name: str) -> None:
     assert matches(pattern, name) == fnmatch.fnmatchcase(name, pattern)
+
+
+@given(rulesets)
+def test_each_rule_that_another_covers_is_found(given_rules: list[Rule]) -> None:
+    named = [rule._replace(name=f"r{number}") for number, rule in enumerate(given_rules)]
+    stronger = {
+        Action.DENY: set(),
+        Action.ALLOW: {Action.DENY},
+        Action.AUDIT: {Action.DENY, Action.ALLOW},
+    }
+    covered = [
+        rule.name
+        for rule in named
+        if any(other.action in stronger[rule.action] and covers(other, rule) for other in named)
+    ]
+    assert [sentence.split("'")[1] for sentence in without_effect(named)] == covered
 
 
 @given(rules(), rules(), services, targets)

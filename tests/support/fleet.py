@@ -157,6 +157,7 @@ def install_crash(step: str, mark: Path, spare: int = 0) -> None:
     _spare = spare
     from broker_mesh.handlers import Handler
     from broker_mesh.idempotency import Results
+    from broker_mesh.kafka.commits import Commits
     from broker_mesh.kafka.consumer import GroupConsumer
     from broker_mesh.kafka.offsets import OffsetTracker
     from broker_mesh.kafka.producer import Producer
@@ -174,8 +175,8 @@ def install_crash(step: str, mark: Path, spare: int = 0) -> None:
         "settled, not done": lambda: _after(Settler, "carry_out", mark),
         "done, not committed": lambda: _after(OffsetTracker, "done", mark),
         "commit handed over, not sent": lambda: _after(GroupConsumer, "commit", mark),
-        "commit sent, not acknowledged": lambda: _after(GroupConsumer, "_commit_without_waiting", mark),
-        "commit acknowledged": lambda: _after(GroupConsumer, "_on_commit", mark),
+        "commit sent, not acknowledged": lambda: _after(Commits, "_send_without_waiting", mark),
+        "commit acknowledged": lambda: _after(Commits, "answered", mark),
         # caller
         "sent, not acknowledged": lambda: _before(Producer, "_resolve_acknowledged", mark),
         "reply arrived, not handed on": lambda: _before(Replies, "_received", mark),

@@ -50,7 +50,14 @@ async def own(mesh: Mesh, operation: Operation, body: BaseModel) -> bytes:
 
 
 def write_letters(
-    bootstrap_servers: str, stem: str, value: bytes, count: int, *, size: int = 0, keys: int = 50
+    bootstrap_servers: str,
+    stem: str,
+    value: bytes,
+    count: int,
+    *,
+    size: int = 0,
+    keys: int = 50,
+    more: Iterable[tuple[str, bytes]] = (),
 ) -> list[str]:
     """Write dead letters as a service does, spread over partitions by their number; gives their ids in order."""
     producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 5, "acks": "all"})
@@ -74,7 +81,7 @@ def write_letters(
             f"{stem}.dead",
             key=f"key-{number % keys}".encode(),
             value=value,
-            headers=[*write(facts), ("padding", b"x" * size)],
+            headers=[*write(facts), ("padding", b"x" * size), *more],
             partition=number % PARTITIONS,
         )
         ids.append(message_id)

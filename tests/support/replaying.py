@@ -10,14 +10,11 @@ import asyncio
 import itertools
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from broker_mesh.dead_letters import DeadLetters
 from broker_mesh.kafka.fenced import FencedWriter, NewRecord
 from broker_mesh.replay import Replayer, job
 from tests.support.letters import all_of, settings_for
@@ -48,41 +45,16 @@ def install_death(where: str, at: int) -> None:
     FencedWriter.commit = commit  # type: ignore[method-assign]
 
 
-def peak_megabytes() -> int:
-    """Tell how much memory this process has had at most; `ru_maxrss` on Linux would count its parent's before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024**2  # macOS has bytes there
-
-
 async def main() -> None:
     servers, operation = sys.argv[1:3]
     if "DIE" in os.environ:
         install_death(os.environ["DIE"], int(os.environ["DIE_AT"]))
     if "BATCH" in os.environ:
         job._BATCH = int(os.environ["BATCH"])
-    told: list[tuple[int, int]] = []
-    causes = []
-    settings = settings_for(servers)
-    if "LIST" in os.environ:
-        reading = DeadLetters(settings, client_id="listing")
-        causes = await reading.causes(all_of(operation), on_progress=lambda *counts: told.append(counts))
-    async with Replayer(settings, client_id="replaying", environ={}) as replayer:
-        report = await replayer.replay(all_of(operation), on_progress=lambda *counts: told.append(counts))
-    print(
-        json.dumps(
-            {
-                "replayed": report.replayed,
-                "taken_by_others": report.taken_by_others,
-                "causes": [cause.count for cause in causes],
-                "megabytes": peak_megabytes(),
-                "told": len(told),
-            }
-        ),
-        flush=True,
-    )
+    async with Replayer(settings_for(servers), client_id="replaying", environ={}) as replayer:
+        report = await replayer.replay(all_of(operation))
+    counts = {"replayed": report.replayed, "taken_by_others": report.taken_by_others}
+    print(json.dumps(counts), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,3 +47,10 @@ class Topics:
         (future,) = admin.list_consumer_group_offsets([asked]).values()
         answer = await asyncio.to_thread(future.result, 10)
         return int(answer.topic_partitions[0].offset)
+
+
+def delete_records(bootstrap_servers: str, topic: str, partition: int, before: int) -> None:
+    """Drop the records before an offset, as retention does."""
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    for future in admin.delete_records([TopicPartition(topic, partition, before)]).values():
+        future.result(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from broker_mesh.cli.editing import Editor
 from broker_mesh.cli.selecting import select
 from broker_mesh.dead_letters import Cause, Claim, DeadLetter, Selection
 from broker_mesh.dead_letters.letter import letter_of, source_of
-from broker_mesh.errors import SettingsError
+from broker_mesh.errors import FailedPrecondition, InvalidArgument, MeshError, SettingsError
 from broker_mesh.headers import Envelope, Place
 from broker_mesh.kafka.claims import Action
 from broker_mesh.message import Record
@@ -145,4 +146,48 @@ def test_an_editor_that_is_not_there_is_said_before_anything_is_done(
     environ: dict[str, str], said: str
 ) -> None:
     with pytest.raises(SettingsError, match=said):
-        Editor(None, None, environ)  # type: ignore[arg-type]
+        Editor(None, None, environ=environ)  # type: ignore[arg-type]
+
+
+def edited(directory: Path, program: str, body: Any = None) -> Any:
+    """Give what an editor makes of a body that is to go to where no schema is known."""
+
+    class Nothing:
+        def refresh(self) -> None:
+            pass
+
+        def latest(self, _: str) -> None:
+            return None
+
+    script = directory / "editor"
+    script.write_text(program)
+    script.chmod(0o700)
+    edit = Editor(Nothing(), None, environ={"EDITOR": str(script)})  # type: ignore[arg-type]
+    return edit(letter(), {"seats": 7} if body is None else body)
+
+
+def test_a_body_that_is_emptied_or_left_as_it_is_is_none(tmp_path: Path) -> None:
+    assert edited(tmp_path, "#!/bin/sh\n") is None
+    assert edited(tmp_path, '#!/bin/sh\n: > "$1"\n') is None
+    assert edited(tmp_path, '#!/bin/sh\nsed -i.old s/7/8/ "$1"\n') == {"seats": 8}
+
+
+def test_nobody_else_can_read_a_body_while_it_is_edited(tmp_path: Path) -> None:
+    modes = tmp_path / "modes"
+    edited(tmp_path, f'#!/bin/sh\nls -ld "$(dirname "$1")" > {modes}\n')
+    assert modes.read_text().startswith("drwx------")
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "said"),
+    [
+        ("#!/bin/sh\nexit 3\n", FailedPrecondition, "ended with exit code 3: the replay ends here"),
+        ('#!/bin/sh\nrm "$1"\n', FailedPrecondition, "what the editor has left can't be read"),
+        ("#!/no/such/interpreter\n", FailedPrecondition, "can't be started: "),
+        ('#!/bin/sh\necho "[1" > "$1"\n', InvalidArgument, "the edited body is not valid JSON"),
+    ],
+)
+def test_an_editor_that_fails(tmp_path: Path, program: str, error: type[MeshError], said: str) -> None:
+    with pytest.raises(error) as caught:
+        edited(tmp_path, program)
+    assert said in caught.value.message

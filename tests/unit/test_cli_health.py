@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import logging
 import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -86,6 +91,50 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(url: str) -> None:
     port = int(url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=10):
         assert get(f"{url}/livez")[0] == 200
+
+
+def test_a_client_that_goes_before_its_answer_is_no_news(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = threading.Event()
+
+    def slow(_: str) -> Answer:
+        gone.wait(10)
+        return Answer(200, "text/plain", b"x" * 10_000_000)
+
+    caplog.set_level(logging.DEBUG, "broker_mesh.health")
+    server = StatusServer("metrics", "metrics", "127.0.0.1", 0, {"/metrics": slow})
+    try:
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at once
+        gone.set()
+        give_up_at = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+    finally:
+        server.close()
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("DEBUG", None)]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_question_that_can_not_be_answered_is_logged_and_those_after_it_are_answered(
+    service: Service, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: str) -> Answer:
+        raise ZeroDivisionError
+
+    server = StatusServer(
+        "metrics", "metrics", "127.0.0.1", 0, {"/metrics": broken, **health_routes(service.look)}
+    )
+    try:
+        with pytest.raises(http.client.RemoteDisconnected):
+            urllib.request.urlopen(f"{server.url}/metrics", timeout=10)
+        assert get(f"{server.url}/livez")[0] == 200
+    finally:
+        server.close()
+    assert "ZeroDivisionError" in caplog.text
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken() -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from broker_mesh import headers
 from broker_mesh.cli.following import belongs, choose_topics
-from broker_mesh.cli.records import Decoder, Value, as_json, as_line, kind_of, printable
+from broker_mesh.cli.output import json_text, print_error, print_note, printable
+from broker_mesh.cli.records import Decoder, Value, as_json, as_line, kind_of
+from broker_mesh.errors import UnknownError
 from broker_mesh.headers import Envelope
 from broker_mesh.message import Record
 from broker_mesh.status import StatusCode
@@ -154,3 +156,21 @@ def test_json_lines_are_json() -> None:
     described = as_json(record()._replace(timestamp=-1, key=b"\xff"), Value(json={"a": 1}), with_headers=True)
     assert described["time"] is None
     assert json.loads(json.dumps(described)) == described
+
+
+def test_json_is_valid_and_safe_whatever_a_record_has_put_into_it() -> None:
+    details = json.loads(
+        '{"half": "\\ud800", "number": NaN, "steers": "\\u009b31m\\u202e\\u007f", "kept": "Zürich ✈"}'
+    )
+    text = json_text(details)
+    assert text.isprintable()
+    text.encode()  # can be written as UTF-8
+    strict = json.loads(text, parse_constant=pytest.fail)
+    assert strict == {**details, "number": "NaN"}
+    assert "Zürich ✈" in text
+
+
+def test_notes_and_errors_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_note("UNKNOWN: \x1b[2J\u202e\nsecond line")
+    print_error(UnknownError("\x1b]0;title\x07"))
+    assert capsys.readouterr().err == "UNKNOWN: \\x1b[2J\\u202e\nsecond line\nError: \\x1b]0;title\\x07\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker_mesh.control import conflicts
 from broker_mesh.control.apply import Effect, Stored, Unreadable, find, plan
 from broker_mesh.control.conflicts import without_effect
 from broker_mesh.control.files import read_text
@@ -84,6 +85,24 @@ def test_only_a_stronger_action_takes_a_rule_s_effect(weaker: Action, stronger: 
     narrow = Rule("narrow", "fleet", ("v1.*",), ("dispatch",), weaker)
     wide = Rule("wide", "*", ("*",), ("*",), stronger)
     assert bool(without_effect([narrow, wide])) is warned
+
+
+def test_of_many_rules_each_is_held_against_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def covers(general: Rule, special: Rule) -> bool:
+        asked.append((general, special))
+        return False
+
+    monkeypatch.setattr(conflicts, "covers", covers)
+    rules = [
+        Rule(f"{action}-{number}", f"to-{number % 20}", ("*",), (f"from-{number}",), action)
+        for number in range(1000)
+        for action in (Action.ALLOW, Action.DENY)
+    ]
+    rules.append(Rule("wide", "*", ("v1.*",), ("*",), Action.DENY))
+    assert without_effect(rules) == []
+    assert len(asked) <= 2 * len(rules)
 
 
 def test_what_is_looked_for_is_found_or_the_nearest_is_offered() -> None:

@@ -118,6 +118,7 @@ class Topic:
     def __init__(self) -> None:
         self.records: list[TableRecord] = []
         self.read = 0
+        self.is_known = False
         self.trouble: list[MeshError] = []
         self.followed = asyncio.Event()
         self.deliver: Callable[[Sequence[TableRecord]], None]
@@ -128,6 +129,12 @@ class Topic:
         return self.records[-1]
 
     # what CompactedTable has
+    def table(self, *_: Any, create: bool, **__: Any) -> Topic:
+        assert create is not self.is_known, "only a start makes the topic"
+        self.is_known = True
+        self.read = 0
+        return self
+
     @property
     def position(self) -> int:
         return self.read
@@ -160,7 +167,7 @@ class Topic:
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> Topic:
     made = Topic()
-    monkeypatch.setattr(live, "CompactedTable", lambda *_, **__: made)
+    monkeypatch.setattr(live, "CompactedTable", made.table)
     monkeypatch.setattr(live, "TailReader", made.reader)
     monkeypatch.setattr(live, "_FIRST_PAUSE_SECONDS", 0)
     return made
@@ -220,6 +227,43 @@ async def test_a_reader_that_ends_is_followed_by_another_and_nothing_is_missed(t
     await asyncio.wait_for(topic.followed.wait(), 20)
     assert policy.rules.verdict("dispatch", FIND) == Verdict(Action.ALLOW, "rule")
     assert len(policy.rules.rules) == 2
+    await policy.close()
+
+
+async def test_of_a_topic_that_was_made_anew_all_counts_and_nothing_of_the_old_one(topic: Topic) -> None:
+    topic.write(KEY, value("deny"))
+    topic.write(b"Access/stays", value("audit", "stays"))
+    policy = following()
+    await policy.open()
+    topic.followed.clear()
+    topic.records.clear()
+    topic.write(b"Access/new", value("allow", "new"))
+    topic.write(b"Access/stays", b"?")
+    topic.write(b"Access/newer", value("audit", "newer"))
+    topic.fail(DataLoss("offset out of range"))
+    await asyncio.wait_for(topic.followed.wait(), 20)
+    assert sorted(rule.name for rule in policy.rules.rules) == ["new", "newer", "stays"]
+    assert policy.rules.verdict("dispatch", FIND) == Verdict(Action.ALLOW, "new")
+    await policy.close()
+
+
+async def test_rules_that_nobody_deleted_hold_where_the_topic_is_cut(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic.write(KEY, value("deny"))
+    topic.write(b"Access/other", value("audit", "other"))
+    policy = following()
+    await policy.open()
+    topic.followed.clear()
+    cut, topic.records[:] = topic.records[:], []
+    topic.fail(DataLoss("offset out of range"))
+    async with asyncio.timeout(20):
+        while "was read to 2 before: it was deleted or cut" not in caplog.text:
+            await asyncio.sleep(0)
+        assert policy.rules.verdict("dispatch", FIND) == Verdict(Action.DENY, "rule")
+        topic.records[:] = cut
+        await topic.followed.wait()
+    assert policy.rules.verdict("dispatch", FIND) == Verdict(Action.DENY, "rule")
     await policy.close()
 
 

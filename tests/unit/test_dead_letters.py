@@ -9,6 +9,7 @@ import pytest
 from broker_mesh.dead_letters import DeadLetter, Selection, causes
 from broker_mesh.dead_letters.causes import MAX_CAUSES, OTHER_CAUSES, Causes, shape_of
 from broker_mesh.dead_letters.letter import Source, letter_of, source_of
+from broker_mesh.dead_letters.reading import in_chunks
 from broker_mesh.errors import InvalidArgument, NotFound
 from broker_mesh.headers import Envelope, Place, write
 from broker_mesh.message import Record, id_time, new_id
@@ -194,6 +195,15 @@ def test_places_and_ids_narrow_what_is_read() -> None:
     assert Selection(ids=frozenset({MADE, f"{FIND}.dead/2/5"})).earliest is None
     assert Selection(ids=frozenset({MADE}), since=1).earliest == id_time(MADE)
     assert Selection(since=1).earliest == 1
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_few_records_are_read_at_a_time_where_their_headers_are_large() -> None:
+    megabyte = b"x" * 1024 * 1024
+    records = (Record(f"{FIND}.dead", 0, number, 0, b"k", b"v", [("h", megabyte)]) for number in range(20))
+    assert max(map(len, in_chunks(records))) == 4
 
 
 # ── causes ────────────────────────────────────────────────────────────────────────────────────────────────

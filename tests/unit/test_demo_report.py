@@ -109,6 +109,15 @@ def test_an_answer_counted_twice_is_a_problem(
     ]
 
 
+def test_a_reply_to_another_request_is_a_problem(
+    expected: Expected, progress: Progress, departures: Departures, bills: Bills
+) -> None:
+    progress.calls[OBSERVE.name].wrong += 1
+    assert problems(expected, progress, departures, bills) == [
+        "weather.v1.observe answered 1 request with the reply to another one."
+    ]
+
+
 def test_an_error_that_the_data_does_not_call_for_is_a_problem(
     expected: Expected, progress: Progress, departures: Departures, bills: Bills
 ) -> None:

@@ -232,7 +232,7 @@ def test_the_architecture_has_the_layers_as_they_are_enforced() -> None:
 
 def test_the_readme_is_short_and_shows_the_demo_as_it_is() -> None:
     readme = ROOT / "README.md"
-    assert len(readme.read_text().splitlines()) <= 210
+    assert len(readme.read_text().splitlines()) <= 220
     shown = [block.text for block in blocks(readme, "python")]
     fleet = (ROOT / "demo" / "fleet.py").read_text().partition('"""\n\n')[2]
     assert fleet in shown

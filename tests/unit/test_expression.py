@@ -26,6 +26,7 @@ FLIGHT = {"carrier": "UA", "seats": 178, "stops": [], "delay": 0, "route": {"fro
         ("missing.deeper == `1`", False),
         ("length(missing) > `1`", False),  # no type error ends a search
         ("carrier == `null`", False),
+        ("stops[::0]", False),  # jmespath lets Python's own error through
     ],
 )
 def test_what_holds(text: str, holds: bool) -> None:
@@ -46,6 +47,7 @@ def test_a_value_of_any_form(value: Any) -> None:
         ("carrier = 'UA'", "column 9"),
         ("lenght(carrier)", "there is no function 'lenght': did you mean 'length'?"),
         ("a[?b].{x: nope(y)}", "there is no function 'nope'"),
+        ("!" * 5000 + "seats", "is nested too deeply"),
     ],
 )
 def test_what_is_no_expression_is_said_in_one_sentence(text: str, said: str) -> None:

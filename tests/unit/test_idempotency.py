@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ from broker_mesh.idempotency import Results
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.backward import Stretch
 from broker_mesh.message import Message, Receipt, Record, now_ms
-from broker_mesh.outcome import DeadLetter, Done, Outcome, RetryLater
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, RetryLater
 from broker_mesh.settings import Settings
-from broker_mesh.settle import FencedError
+from broker_mesh.settle import CarryOut, FencedError
+from broker_mesh.turn import Turn
 
 OPERATION = "seats.v1.book"
 NOT_YET = Unavailable("not yet")
@@ -39,6 +41,7 @@ class Log:
         self.reads: list[int] = []
         self.lookups = 0
         self.is_lost = False
+        self.is_deleted = False
         self.refusal: Exception | None = None
         monkeypatch.setattr(idempotency, "newest", self.newest)
         monkeypatch.setattr(idempotency, "record_at", self.record_at)
@@ -55,6 +58,7 @@ class Log:
         )
 
     async def ensure_topic(self, operation: str) -> None:
+        self.is_deleted = False
         if self.refusal is not None:
             raise self.refusal
 
@@ -63,9 +67,14 @@ class Log:
     ) -> Receipt:
         if self.is_lost:
             raise FencedError
-        return await produce()
+        while True:
+            with suppress(NotFound):
+                return await produce()
 
     async def send(self, topic: str, *, key: Any, value: Any, headers: Any, partition: int) -> Receipt:
+        if self.is_deleted:
+            await asyncio.sleep(0)
+            raise NotFound("no such topic")
         if len(value) > 1000:
             raise MessageTooLarge("too large")
         record = Record(topic, partition, len(self.records), now_ms(), key, value, headers)
@@ -107,12 +116,12 @@ def message(
     )
 
 
-async def nothing(message: Message, outcome: Outcome) -> None:
-    pass
+async def nothing(message: Message, outcome: Outcome) -> Outcome:
+    return outcome
 
 
 async def handled(
-    results: Results, asked: Message, outcome: Outcome, then: Callable[..., Awaitable[None]] = nothing
+    results: Results, asked: Message, outcome: Outcome, then: CarryOut = nothing
 ) -> Done | None:
     """Handle a message as the service does; gives the earlier result it got, or None where it ran."""
     answer = await results.begin(asked)
@@ -134,8 +143,9 @@ def test_the_topic_keeps_results_for_their_time_and_little_longer(hours: float, 
 async def test_a_result_is_written_down_before_it_is_answered(log: Log) -> None:
     written_when_answered = []
 
-    async def answer(message: Message, outcome: Outcome) -> None:
+    async def answer(message: Message, outcome: Outcome) -> Outcome:
         written_when_answered.append(len(log.records))
+        return outcome
 
     assert await handled(log.results(), message(), Done(b"booked"), answer) is None
     assert written_when_answered == [1]
@@ -180,6 +190,47 @@ async def test_a_topic_made_anew_is_read_from_its_beginning(log: Log) -> None:
     await handled(results, message("c", offset=2, epoch=2), Done(b"c"))
     log.records.clear()
     assert await handled(results, message("a", offset=3, epoch=3), Done(b"a")) is None
+
+
+async def test_a_late_write_of_an_earlier_owner_is_found_where_the_topic_was_compacted_since(
+    log: Log,
+) -> None:
+    results, earlier_owner = log.results(), log.results()
+    await handled(results, message("mine", offset=8), Done(b"mine"))
+    late, again = message(), message(epoch=2)
+    assert await asyncio.create_task(earlier_owner.begin(late)) is None
+    await handled(results, again, Done(b"of the later owner"))
+    await asyncio.create_task(handled(earlier_owner, late, Done(b"late")))
+    compacted = log.records[1]._replace(key=b"another", headers=[])
+    log.records[1] = compacted
+    for number in range(200):  # none of which is remembered without reading
+        await handled(results, message(f"k{number}", offset=9 + number, epoch=2), Done(b"x"))
+    assert await handled(results, message(offset=300, epoch=2), Done(b"ran")) == Done(b"late")
+
+
+async def test_no_repeat_runs_beside_a_plain_function_that_was_given_up(log: Log) -> None:
+    results, given_up, places = (
+        log.results(),
+        asyncio.get_running_loop().create_future(),
+        asyncio.Semaphore(9),
+    )
+
+    async def expires() -> None:
+        async with Turn(places) as turn:
+            await results.begin(message())
+            turn.left_behind.append(given_up)
+            await results.settling(nothing)(message(), Drop(DeadlineExceeded("too late")))
+        await given_up
+        await asyncio.Event().wait()  # the lane goes on with other records
+
+    lane = asyncio.create_task(expires())
+    await asyncio.sleep(0.01)
+    repeat = asyncio.create_task(handled(results, message(offset=1), Done(b"second")))
+    await asyncio.sleep(0.01)
+    assert not repeat.done()
+    given_up.set_result(None)
+    assert await asyncio.wait_for(repeat, 10) is None
+    lane.cancel()
 
 
 async def test_another_body_is_refused_and_lets_the_key_go(log: Log) -> None:
@@ -227,7 +278,7 @@ async def test_a_repeat_does_not_wait_past_its_deadline(log: Log) -> None:
 
 
 async def test_a_late_completion_keeps_nothing_and_is_not_answered(log: Log) -> None:
-    async def answer(message: Message, outcome: Outcome) -> None:
+    async def answer(message: Message, outcome: Outcome) -> Outcome:
         pytest.fail("answered")
 
     results, late = log.results(), message()
@@ -247,8 +298,9 @@ async def test_a_result_that_is_too_large_is_answered_and_not_kept(
     assert await handled(results, message(offset=1), Done(b"ran")) is None
 
 
-async def test_results_go_after_their_time(log: Log) -> None:
-    results = log.results(idempotency_hours=1e-6)
+@pytest.mark.parametrize("hours", [1e-6, 1e-9])
+async def test_results_go_after_their_time(log: Log, hours: float) -> None:
+    results = log.results(idempotency_hours=hours)
     await handled(results, message(), Done(b"booked"))
     await asyncio.sleep(0.01)
     assert await handled(results, message(offset=1), Done(b"ran")) is None
@@ -294,6 +346,14 @@ async def test_a_missing_partition_is_named(log: Log, monkeypatch: pytest.Monkey
     monkeypatch.setattr(idempotency, "newest", missing)
     with pytest.raises(FailedPrecondition, match=r"seats\.v1\.book\.idempotency has no partition 0"):
         await log.results().begin(message())
+
+
+async def test_a_topic_of_results_that_is_gone_is_made_anew_before_the_next_try(log: Log) -> None:
+    results = log.results()
+    await results.begin(message())
+    log.is_deleted = True
+    await results.settling(nothing)(message(), Done(b"booked"))
+    assert [record.value for record in log.records] == [b"booked"]
 
 
 async def test_a_record_that_is_no_result_is_passed_over(log: Log, caplog: pytest.LogCaptureFixture) -> None:

@@ -57,6 +57,31 @@ async def test_an_attempt_is_told_when_it_begins_and_when_it_has_an_outcome(reco
     assert recorder.told[1:] == [Attempt(MESSAGE, Done(b"reply"), 1000, 0.25)]
 
 
+async def test_what_fails_in_measuring_costs_no_message(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def handle(_: Message) -> Outcome:
+        return Done(b"reply")
+
+    async def send(_: Message) -> Receipt:
+        return RECEIPT
+
+    async def refuse(_: Message) -> Receipt:
+        raise NotFound("no such operation")
+
+    layer = measure.inbound(broken, [broken, recorder.ended], clock=lambda: 1000, timer=lambda: 0.0)
+    assert await stack([layer], handle)(MESSAGE) == Done(b"reply")
+    assert [attempt.outcome for attempt in recorder.told] == [Done(b"reply")]  # the next is told all the same
+    sending = measure.outbound(broken, timer=lambda: 0.0)
+    assert await stack([sending], send)(MESSAGE) == RECEIPT
+    with pytest.raises(NotFound):
+        await stack([sending], refuse)(MESSAGE)
+    assert caplog.text.count("the message itself is not affected") == 4
+
+
 async def test_an_attempt_that_was_lost_has_no_end(recorder: Recorder) -> None:
     layer = measure.inbound(recorder.begun, [recorder.ended], clock=lambda: 1000, timer=lambda: 0.0)
 

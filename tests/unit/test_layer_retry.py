@@ -17,7 +17,7 @@ from broker_mesh.errors import (
     Unavailable,
     UnknownError,
 )
-from broker_mesh.layers.retry import MAX_ATTEMPTS, Retry, next_attempt, policy_for
+from broker_mesh.layers.retry import LONGEST_BACKOFF, MAX_ATTEMPTS, Retry, due_time, next_attempt, policy_for
 from broker_mesh.layers.settle import classify_exception
 from broker_mesh.status import StatusCode
 
@@ -263,3 +263,30 @@ def test_entries_that_make_no_sense_are_refused_in_one_sentence(per: Any, senten
         Retry(per=per)
     assert sentence in caught.value.message
     assert "\n" not in caught.value.message
+
+
+YEAR = LONGEST_BACKOFF * 1000
+
+
+@pytest.mark.parametrize(
+    ("retry_at", "written", "due"),
+    [
+        (None, NOW, None),
+        (NOW - 1, NOW, NOW - 1),
+        (NOW + 2 * YEAR, NOW, NOW + 2 * YEAR),
+        (NOW + 2 * YEAR + 1, NOW, None),  # no policy comes to that
+        (NOW + 2 * YEAR + 1, -1, NOW + 2 * YEAR + 1),  # nobody knows how far off that was
+        (10**18 - 1, NOW, None),
+    ],
+)
+def test_a_record_is_due_when_it_says_unless_that_is_out_of_all_reason(
+    retry_at: int | None, written: int, due: int | None
+) -> None:
+    assert due_time(retry_at, written=written) == due
+
+
+def test_the_longest_delay_of_all_is_within_reason() -> None:
+    longest = Retry(attempts=9, backoff=LONGEST_BACKOFF, max_backoff=LONGEST_BACKOFF)
+    error = Unavailable("a year", retry_after=LONGEST_BACKOFF)
+    at = next_attempt(longest, error, attempt=1, now=NOW, deadline=None, draw=lambda: 1.0)
+    assert at == due_time(at, written=NOW)

@@ -11,6 +11,7 @@ from broker_mesh.errors import (
     InvalidArgument,
     MeshError,
     NotFound,
+    PermissionDenied,
     Unavailable,
     UnknownError,
 )
@@ -135,6 +136,16 @@ def test_what_becomes_of_a_failure(
     assert outcome == expected
 
 
+def test_what_was_put_back_and_is_refused_again_is_kept_again() -> None:
+    denied = PermissionDenied("a rule")
+    replayed = message().with_envelope(replay_id="replay-1")
+    assert classify(message(), denied, started=False) == Drop(denied)
+    assert classify(replayed, denied, started=False) == DeadLetter(denied)
+    expired = message(deadline=NOW - 1).with_envelope(replay_id="replay-1")
+    assert classify(expired, LATE, started=True) == DeadLetter(LATE)
+    assert classify(replayed, ANSWER, started=True) == Done(error=ANSWER)
+
+
 def test_a_message_that_nothing_waits_behind_is_parked() -> None:
     outcome = classify_failure(
         message(), FAILURE, started=True, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=True
@@ -171,8 +182,9 @@ class Carried:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    async def __call__(self, _: Message, outcome: Outcome) -> None:
+    async def __call__(self, _: Message, outcome: Outcome) -> Outcome:
         self.outcomes.append(outcome)
+        return outcome
 
 
 async def settled(end: BaseException | Outcome, carried: Carried) -> Outcome:
@@ -218,6 +230,20 @@ async def test_an_outcome_that_cannot_be_carried_out_is_not_reported_as_one() ->
         await settled(Done(), Broken())
 
 
+async def test_what_became_of_a_message_is_told_and_not_what_was_meant_for_it() -> None:
+    kept = DeadLetter(REFUSAL)
+
+    async def carry_out(_: Message, outcome: Outcome) -> Outcome:
+        assert outcome == Done(b"reply")
+        return kept
+
+    async def handle(_: Message) -> Outcome:
+        return Done(b"reply")
+
+    layer = settle.layer(lambda _: RETRY, carry_out, lambda: NOW, lambda: 0.5)
+    assert await stack([layer], handle)(message()) is kept
+
+
 @pytest.mark.parametrize(
     ("bug", "said"),
     [
@@ -231,8 +257,9 @@ async def test_a_bug_in_a_check_keeps_the_record_and_stops_nothing_else(
 ) -> None:
     carried_out: list[Outcome] = []
 
-    async def carry_out(_: Message, outcome: Outcome) -> None:
+    async def carry_out(_: Message, outcome: Outcome) -> Outcome:
         carried_out.append(outcome)
+        return outcome
 
     async def buggy(_: Message) -> Outcome:
         raise bug

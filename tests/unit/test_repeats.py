@@ -9,7 +9,7 @@ import pytest
 
 from broker_mesh import repeats
 from broker_mesh.errors import NotFound, Unavailable
-from broker_mesh.headers import Envelope
+from broker_mesh.headers import Envelope, RawHeaders
 from broker_mesh.kafka.backward import Stretch
 from broker_mesh.message import Message, Record, now_ms
 from broker_mesh.outcome import DeadLetter, Done, Outcome, RetryLater
@@ -21,7 +21,7 @@ NOT_YET = Unavailable("not yet")
 
 
 def record(offset: int, ce_id: str = "1", *more: tuple[str, bytes]) -> Record:
-    raw = [("ce_id", ce_id.encode()), ("ce_source", b"dispatch"), *more]
+    raw: RawHeaders = [("ce_id", ce_id.encode()), ("ce_source", b"dispatch"), *more]
     return Record(OPERATION, 0, offset, now_ms(), None, b"", raw)
 
 
@@ -67,8 +67,8 @@ def past(monkeypatch: pytest.MonkeyPatch) -> Past:
     return Past(monkeypatch)
 
 
-async def nothing(message: Message, outcome: Outcome) -> None:
-    pass
+async def nothing(message: Message, outcome: Outcome) -> Outcome:
+    return outcome
 
 
 async def settle(known: Repeats, message: Message, outcome: Outcome) -> None:
@@ -130,6 +130,25 @@ async def test_an_assignment_begins_with_what_was_settled_before_it(past: Past) 
     asked = await asyncio.gather(*(known.is_repeat(message(10 + n, f"{n}")) for n in range(1, 4)))
     assert asked == [True, False, False]  # the third is not below the position: not settled, perhaps in work
     assert past.reads == 1
+
+
+async def test_what_was_refused_before_dedupe_makes_no_repeat_of_what_comes_in_order(past: Past) -> None:
+    past.records = [
+        record(7, "1", ("mesh-deadline", b"tomorrow")),
+        record(8, "2", ("mesh-reply-to", b"another.replies/0")),
+        record(9, "3"),
+    ]
+    past.below = 10
+    known = past.repeats()
+    asked = await asyncio.gather(*(known.is_repeat(message(10 + n, f"{n}")) for n in range(1, 4)))
+    assert asked == [False, False, True]
+
+
+async def test_a_sender_whose_clock_is_ahead_makes_nothing_forgotten(past: Past) -> None:
+    past.records = [record(7, "1"), record(8, "2")._replace(timestamp=now_ms() + 3_600_000)]
+    past.below = 9
+    known = past.repeats()
+    assert await known.is_repeat(message(9, "1"))
 
 
 async def test_each_assignment_begins_anew(past: Past) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from broker_mesh.dead_letters.letter import DeadLetter, Source, letter_of
 from broker_mesh.errors import InvalidArgument, SchemaError
 from broker_mesh.headers import FAILURE_FACTS, Envelope, Place, ReplyTo, write
 from broker_mesh.kafka.claims import Action, Claim, ClaimedOffsets, ranges_of
-from broker_mesh.message import Message, Record, received
+from broker_mesh.message import Message, Record, new_id, received
 from broker_mesh.replay.copies import Copy, Target, Terms, as_it_was, converted, edited
 from broker_mesh.replay.report import MAX_REFUSALS, Refusal, Report
 from broker_mesh.replies import HandleToken, PendingReply
@@ -270,3 +271,12 @@ async def test_an_answer_is_final_unless_its_request_is_kept(
         pending.take(one)
     assert pending.arrived.result() is newest
     assert (pending.final.result() if pending.final.done() else None) is final
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, f'["{new_id()}", "fleet.v1.find", "dispatch.replies", Infinity]']
+)
+def test_what_is_no_handle_is_refused(content: str) -> None:
+    text = "mesh1." + base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
+    with pytest.raises(InvalidArgument, match="is not a handle"):
+        HandleToken.decode(text)

@@ -308,3 +308,55 @@ def test_a_message_does_not_steer_the_terminal() -> None:
     lines += [telling.ending(story, standing, START) for standing in standings(story, [], {}, START)]
     assert all(line.isprintable() for line in lines)
     assert telling.as_json(story, [])["steps"][1]["status_message"] == "\x1b[2J"
+
+
+def test_an_id_of_the_sender_s_choice_is_quoted_for_the_shell() -> None:
+    story = tell("x;reboot", [dead(900, id="x;reboot")])
+    (standing,) = standings(story, [], {}, START)
+    assert telling.ending(story, standing, START).endswith("mesh dead-letters replay --id 'x;reboot'")
+
+
+def test_cause_stands_before_effect_where_the_handler_s_clock_is_behind() -> None:
+    story = told(record(OPERATION, 0), reply(-40))
+    assert steps(story) == [(0, "sent", 1, 0), (-40, "answered", 1, 0)]
+    assert story.envelope.source == "dispatch"
+    (standing,) = standings(story, [], {}, START)
+    assert telling.ending(story, standing, START) == "fleet has answered OK after 0.000 s"
+    assert telling.rows(story)[1][1] == "-0.040 s"
+
+
+def test_steps_told_by_a_clock_that_is_behind_keep_their_order() -> None:
+    failed: dict[str, Any] = {"status": StatusCode.UNAVAILABLE, "first_failure": START - 500}
+    story = told(
+        record(OPERATION, 0),
+        record(f"{OPERATION}.retry", -499, attempt=2, last_failure=START - 500, **failed),
+        dead(-399, attempt=2, first_failure=START - 500, last_failure=START - 400),
+        reply(-398, StatusCode.UNAVAILABLE, attempt=2),
+    )
+    assert [what for _, what, _, _ in steps(story)] == ["sent", "failed", "retry", "dead-letter", "answered"]
+
+
+@pytest.mark.parametrize("replayed_at", [60_000, 500, -5_000])
+@pytest.mark.parametrize("answered_at", [60_030, 400, -6_000])
+def test_a_replay_stands_behind_what_it_puts_back_whatever_its_clock_says(
+    replayed_at: int, answered_at: int
+) -> None:
+    letter = dead(900, attempt=1)
+    place = Place(letter.topic, letter.partition, letter.offset)
+    records = [
+        record(OPERATION, 0),
+        letter,
+        reply(901, StatusCode.UNAVAILABLE, dead_letter=place),
+        record(OPERATION, replayed_at, 9, replay_id="replay-1"),
+        reply(answered_at, replay_id="replay-1"),
+    ]
+    story = tell(ID, records, put_back={place: "replay-1"})
+    assert [what for _, what, _, _ in steps(story)] == [
+        "sent",
+        "dead-letter",
+        "answered",
+        "replayed",
+        "answered",
+    ]
+    (standing,) = standings(story, [], {}, START)
+    assert (standing.ending, standing.last.envelope.status) == (Ending.ANSWERED, StatusCode.OK)

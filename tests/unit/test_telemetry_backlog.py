@@ -23,7 +23,7 @@ def test_lag_is_from_the_first_record_that_is_not_settled_to_the_end() -> None:
         B: Taken(position=9, in_work=0, oldest=None, held=True),
         C: Taken(position=0, in_work=0, oldest=None, held=False),
     }
-    seen = Seen(ends={A: 8, B: 7}, paused={A, B}, delivered={})
+    seen = Seen(ends={A: 8, B: 7}, paused={A, B}, delivered={}, firsts={A: 3})
     told = backlog_of(taken, seen, asked={A: 50, C: 4})
     assert [(each.partition, each.lag, each.state) for each in told] == [
         (0, 45, PartitionState.PAUSED),  # what Kafka said later counts
@@ -31,6 +31,15 @@ def test_lag_is_from_the_first_record_that_is_not_settled_to_the_end() -> None:
         (2, 4, PartitionState.RUNNING),
     ]
     assert backlog_of({C: taken[C]}, Seen({}, (), {}), {})[0].lag is None
+
+
+def test_what_retention_has_dropped_waits_no_more_unless_it_is_taken() -> None:
+    seen = Seen(ends={A: 100, B: 100}, paused=(), delivered={}, firsts={A: 99, B: 100})
+    taken = {
+        A: Taken(position=5, in_work=0, oldest=None, held=False),
+        B: Taken(position=5, in_work=3, oldest=1000, held=False),
+    }
+    assert [each.lag for each in backlog_of(taken, seen, asked={})] == [1, 3]
 
 
 def test_the_oldest_record_that_is_not_done() -> None:
@@ -71,6 +80,43 @@ class Partitions:
 
 def samples(metrics: Metrics, name: str) -> Samples:
     return next(family.samples for family in metrics.collect() if family.instrument.name == name)
+
+
+async def test_an_answer_that_takes_long_holds_up_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(backlog, "_ASK_SECONDS", 0.002)
+    partitions, metrics = Partitions(), Metrics("fleet")
+    asked = asyncio.Event()
+
+    async def ask(_: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        asked.set()
+        await asyncio.Event().wait()
+        return {}
+
+    partitions.paused = {A}
+    running = asyncio.create_task(BacklogWatch(metrics, partitions.taken, partitions.see, ask).run())
+    async with asyncio.timeout(10):
+        await asked.wait()
+        partitions.ends[A] = 90
+        while samples(metrics, instruments.LAG.name) != {(A[0], "0"): 85}:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_watch_that_fails_says_so_and_leaves_no_figures_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    partitions, metrics = Partitions(), Metrics("fleet")
+
+    def broken() -> Mapping[tuple[str, int], Taken]:
+        raise ZeroDivisionError
+
+    async with asyncio.timeout(10):
+        await BacklogWatch(metrics, broken, partitions.see, partitions.ask).run()
+    assert "messages are not affected" in caplog.text
+    assert samples(metrics, instruments.LAG.name) == {}
 
 
 async def test_partitions_that_rest_are_asked_for_and_an_outage_leaves_what_was_known(

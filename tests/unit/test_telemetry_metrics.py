@@ -57,6 +57,13 @@ def test_a_record_from_the_future_has_not_waited_and_one_without_time_tells_noth
     assert (None if told is None else told.total) == waited
 
 
+def test_what_could_not_be_checked_and_is_tried_again_is_one_request(metrics: Metrics) -> None:
+    unchecked = message()
+    metrics.begun(unchecked, NOW)
+    metrics.begun(unchecked.with_envelope(last_failure=NOW), NOW + 500)
+    assert samples(metrics, instruments.REQUESTS) == {("callee", FIND, "dispatch"): 1}
+
+
 def test_callers_are_bounded(metrics: Metrics) -> None:
     for source in (
         "",
@@ -87,6 +94,29 @@ def test_what_is_called_is_bounded(metrics: Metrics) -> None:
         instruments.TIMEOUTS,
     ):
         assert len(samples(metrics, instrument)) == module.MAX_TARGETS + 1, instrument.name
+
+
+def test_replies_that_nobody_can_have_take_no_place_of_what_is_called(metrics: Metrics) -> None:
+    metrics.sent(Message("dispatch.replies", FIND, Envelope(id="1")), None, 0.1)
+    for number in range(module.MAX_TARGETS):
+        nowhere = f"nobody-{number}.replies"
+        metrics.sent(Message(nowhere, FIND, Envelope(id="1")), NotFound("no such topic"), 0.1)
+    metrics.sent(Message("dispatch.replies", FIND, Envelope(id="1")), Unavailable("away"), 0.1)
+    metrics.sent(Message(FIND, FIND, Envelope(id="1")), None, 0.1)
+    assert samples(metrics, instruments.SENT) == {
+        ("dispatch.replies", ""): 1,
+        ("dispatch.replies", "UNAVAILABLE"): 1,
+        ("other", "NOT_FOUND"): module.MAX_TARGETS,
+        (FIND, ""): 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["fleet.v1.\udcff", "fleet v1", "x" * 250, ""])
+def test_a_name_that_no_topic_has_is_not_told(metrics: Metrics, name: str) -> None:
+    metrics.sent(Message(name, name, Envelope(id="1")), NotFound("no such operation"), 0.1)
+    metrics.timed_out(name)
+    assert samples(metrics, instruments.SENT) == {("other", "NOT_FOUND"): 1}
+    assert samples(metrics, instruments.TIMEOUTS) == {("other",): 1}
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def of(points: list[CollectedPoint], name: str) -> CollectedPoint:
 
 
 def test_everything_arrives_with_its_name_its_type_and_its_unit(start: Start, metrics: Metrics) -> None:
+    began = metrics.exported_ns
     with CollectorStub() as collector:
         start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)()
         (points,) = collector.exports  # once, at the end: the interval is a minute
@@ -101,7 +102,7 @@ def test_everything_arrives_with_its_name_its_type_and_its_unit(start: Start, me
     assert processed.value.count == sum(processed.value.counts) == 1
     assert processed.value.counts[processed.value.bounds.index(0.025)] == 1
     assert processed.temporality == "CUMULATIVE"
-    assert processed.start == metrics.started_ns < processed.time
+    assert processed.start == began < processed.time
     assert processed.schema_url.endswith("/1.44.0")
     assert {"service.name": "fleet", "service.instance.id": "fleet-7"}.items() <= processed.resource.items()
     assert of(points, "messaging.client.consumed.messages").value == 3
@@ -132,6 +133,24 @@ def test_a_delta_is_what_came_since_the_last_that_arrived(start: Start, metrics:
     assert sum(point.value for point in told) == 3 + 15
     assert {point.temporality for point in told} == {"DELTA"}
     assert [point.start for point in told[1:]] == [point.time for point in told[:-1]]
+
+
+@pytest.mark.parametrize("temporality", ["cumulative", "delta"])
+def test_a_mesh_that_connects_again_tells_nothing_twice(
+    start: Start, metrics: Metrics, temporality: str
+) -> None:
+    name = "messaging.client.consumed.messages"
+    with CollectorStub() as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": temporality,
+        }
+        start(**variables)()
+        metrics.consumed(FIND, 4)
+        start(**variables)()
+        first, second = (of(points, name) for points in collector.exports)
+    assert (first.value, second.value) == (3, 4)
+    assert first.time <= second.start < second.time
 
 
 @pytest.mark.parametrize(
@@ -214,7 +233,7 @@ def test_a_collector_that_refuses_gets_the_same_again(start: Start, metrics: Met
         collector.heal()
         points = collector.wait_for_metrics(lambda points: bool(points))
     assert of(points, "messaging.client.consumed.messages").value == 3
-    assert of(points, "messaging.client.consumed.messages").start == metrics.started_ns
+    assert of(points, "messaging.client.consumed.messages").start == metrics.exported_ns
 
 
 def test_an_application_s_own_provider_observes_them_until_the_end(
@@ -235,7 +254,10 @@ def test_an_application_s_own_provider_observes_them_until_the_end(
     assert observed(reader)["messaging.client.consumed.messages", ()] == 4
     end()
     assert observed(reader) == {}
-    start()  # a second mesh of the process has a scope of its own, and nothing warns of it
+    metrics.consumed(FIND, 2)
+    # A second connection has a scope of its own, nothing warns of it, and it tells what came since.
+    export_metrics(metrics, service="fleet", version="v1", instance="fleet-8", environ={})
+    assert observed(reader)["messaging.client.consumed.messages", ()] == 2
     provider.shutdown()
 
 

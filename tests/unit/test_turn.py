@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker_mesh import turn
-from broker_mesh.turn import Turn
+from broker_mesh.turn import HandedBack, Turn
 
 
 async def test_a_place_is_free_for_others_while_its_handler_waits() -> None:
@@ -71,3 +71,13 @@ async def test_a_cancelled_wait_costs_no_place(waits: int) -> None:
 async def test_outside_of_handlers_waiting_is_just_waiting() -> None:
     async with turn.waiting():
         assert turn.current() is None
+
+
+async def test_nothing_begins_once_its_partition_is_being_given_up() -> None:
+    leaving = asyncio.Event()
+    async with Turn(asyncio.Semaphore(1), leaving) as turn:
+        turn.begin()
+        leaving.set()
+        with pytest.raises(HandedBack):
+            turn.begin()
+    assert not issubclass(HandedBack, Exception)  # no layer may take it for a failure of the message

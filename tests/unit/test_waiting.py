@@ -76,6 +76,20 @@ async def test_what_was_taken_out_or_dropped_is_not_released() -> None:
     assert not released.room.full
 
 
+async def test_what_becomes_due_while_its_partition_is_given_up_stays() -> None:
+    released, kept, leaving = Released(), assignment(), assignment()
+    leaving.draining.set()
+    released.add(leaving, 1, now_ms() - 5)
+    released.add(kept, 2, now_ms() + 20)
+    released.wanted = 1
+    async with asyncio.timeout(PATIENCE):
+        await released.all.wait()
+    assert released.offsets == [2]
+    assert list(leaving.waiting) == [1]
+    released.room.drop(leaving)
+    assert len(released.room) == 0
+
+
 async def test_what_was_moved_over_and_over_leaves_nothing_behind() -> None:
     released, here = Released(), assignment()
     for offset in range(5000):
@@ -123,9 +137,16 @@ def fill(*states: str, due: int = NOW + HOUR, written: int = NOW) -> Assignment:
 
 
 def moved(
-    place: Assignment, *, full: bool = False, most_beyond: int = 4, longest_kept: int = HOUR
+    place: Assignment,
+    *,
+    full: bool = False,
+    leaving: bool = False,
+    most_beyond: int = 4,
+    longest_kept: int = HOUR,
 ) -> list[int]:
-    return to_move(place, now=NOW, full=full, most_beyond=most_beyond, longest_kept=longest_kept)
+    return to_move(
+        place, now=NOW, full=full, leaving=leaving, most_beyond=most_beyond, longest_kept=longest_kept
+    )
 
 
 async def test_what_waits_before_too_many_done_is_moved() -> None:
@@ -153,6 +174,19 @@ async def test_in_a_full_room_what_stood_long_and_has_long_to_wait_is_moved() ->
     assert len(moved(fill(*waiting, written=long_ago), full=True)) == 100, "so many at once at most"
     assert moved(fill(*waiting, written=NOW - ROTATION_MS), full=True) == []
     assert moved(fill(*waiting, written=long_ago, due=NOW + ROTATION_MS), full=True) == []
+
+
+async def test_what_waits_before_anything_done_is_moved_when_the_partition_is_given_up() -> None:
+    assert moved(fill("waiting", "waiting", "done", "waiting"), leaving=True) == [0, 1]
+    assert moved(fill("waiting", "done", due=NOW + 1), leaving=True) == [0]
+    assert moved(fill("waiting", "waiting"), leaving=True) == [], "nothing would run again"
+    # A handler that did not finish keeps the position: what waits behind it would be written for nothing.
+    assert moved(fill("waiting", "working", "waiting", "done"), leaving=True) == [0]
+    many = fill(*["waiting"] * 11, "done")
+    assert moved(many, leaving=True) == [], "one more run is cheaper than to write all of them"
+    assert len(moved(fill(*["waiting"] * 150, *["done"] * 50), leaving=True)) == 100, (
+        "so many at once at most"
+    )
 
 
 async def test_what_retention_would_come_for_is_moved() -> None:

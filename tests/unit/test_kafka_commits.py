@@ -1,0 +1,115 @@
+"""Commits: what is sent, and what follows Kafka's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import cast
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from broker_mesh.kafka import commits as module
+from broker_mesh.kafka.commits import Commits
+from broker_mesh.kafka.positions import Partition, Position
+
+A, B = ("a", 0), ("a", 1)
+
+
+class Group:
+    """A consumer that notes what it is to commit, and the commits of its group."""
+
+    def __init__(self) -> None:
+        self.assigned = {A: 1, B: 2}
+        self.sent: list[dict[Partition, int]] = []
+        self.first: list[set[Partition]] = []
+        self.taken = 0
+        self.commits = Commits("fleet", self.assigned, self._taken, self._first)
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert asynchronous
+        self.sent.append({(place.topic, place.partition): place.offset for place in offsets})
+
+    def send(self, *, all_failed: bool = False) -> dict[Partition, int]:
+        """Send what is due; gives it."""
+        before = len(self.sent)
+        self.commits.send(cast(Consumer, self), all_failed=all_failed)
+        return self.sent[-1] if len(self.sent) > before else {}
+
+    def _taken(self) -> None:
+        self.taken += 1
+
+    def _first(self, partitions: Collection[Partition]) -> None:
+        self.first.append(set(partitions))
+
+
+REFUSED = KafkaError(KafkaError.REQUEST_TIMED_OUT)
+
+
+def place(partition: Partition, offset: int = 0) -> TopicPartition:
+    return TopicPartition(*partition, offset)
+
+
+@pytest.fixture
+def group() -> Group:
+    return Group()
+
+
+def test_the_newest_of_what_is_queued_is_sent(group: Group) -> None:
+    group.commits.put({A: Position(1, 5), B: Position(2, 1)})
+    group.commits.put({A: Position(1, 9)})
+    group.commits.put({A: Position(1, 7)})
+    assert group.send() == {A: 9, B: 1}
+    assert group.send() == {}
+    assert group.commits.open == 1
+
+
+def test_a_position_of_an_assignment_that_is_over_is_not_sent(group: Group) -> None:
+    group.commits.put({A: Position(0, 99), B: Position(2, 1), ("c", 0): Position(3, 1)})
+    assert group.send() == {B: 1}
+
+
+def test_first_commits_are_told_once(group: Group) -> None:
+    for _ in range(2):
+        group.commits.put({A: Position(1, 5)})
+        group.send()
+        group.commits.answered(None, [place(A, 5)])
+    assert group.first == [{A}]
+    assert (group.taken, group.commits.open) == (2, 0)
+
+
+def test_what_kafka_refuses_is_sent_again_in_a_while_and_at_once_at_the_end(
+    group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    group.commits.put({A: Position(1, 5), B: Position(2, 1)})
+    group.send()
+    group.commits.answered(REFUSED, [place(A, 5), place(B, 1)])
+    assert "a commit of group fleet on a/0, a/1 failed" in caplog.text
+    assert (group.first, group.taken) == ([], 0)
+    assert group.send() == {}  # not yet
+    group.commits.put({A: Position(1, 6)})
+    assert group.send() == {A: 6}
+    assert group.send(all_failed=True) == {A: 6, B: 1}
+    group.commits.answered(REFUSED, [place(B, 1)])
+    monkeypatch.setattr(module.time, "monotonic", lambda: float("inf"))
+    assert group.send() == {B: 1}
+
+
+def test_a_partition_that_was_given_up_is_not_committed_again(group: Group) -> None:
+    group.commits.put({A: Position(1, 5)})
+    group.send()
+    del group.assigned[A]
+    group.commits.forget([A])
+    group.commits.answered(REFUSED, [place(A, 5)])
+    group.assigned[A] = 3
+    assert group.send(all_failed=True) == {}
+
+
+def test_a_late_position_of_an_earlier_assignment_does_not_displace_what_is_to_be_sent_again(
+    group: Group,
+) -> None:
+    group.commits.put({B: Position(2, 8)})
+    group.send()
+    group.commits.put({B: Position(1, 3)})
+    assert group.send() == {}
+    group.commits.answered(REFUSED, [place(B, 8)])
+    assert group.send(all_failed=True) == {B: 8}
