@@ -304,7 +304,7 @@ async def test_an_exhausted_request_whose_dead_letter_can_not_be_written_waits_u
             await held.reply(0.3)
         assert order == ["warm1", "k1", "k2", "other1"], "its successor must not pass it"
         assert await topics.committed(mesh.service, ask.name, 0) == 1, "the offset passed what is held"
-        await topics.limit_message_bytes(f"{ask.name}.dead", 1_000_000)
+        await topics.limit_message_bytes(f"{ask.name}.dead", 2_000_000)
         with pytest.raises(Unavailable, match="no room") as caught:
             await held.reply(PATIENCE)
         (letter,) = await topics.read(f"{ask.name}.dead", 1)

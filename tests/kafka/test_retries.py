@@ -425,7 +425,7 @@ async def test_a_retry_topic_that_takes_nothing_holds_its_records_and_skips_none
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.5)  # longer than between two commits: a wrong one would be there by now
         assert await topics.committed(mesh.service, ask.name, 0) == 1, "the offset passed what is held"
-        await topics.limit_message_bytes(f"{ask.name}.retry", 1_000_000)
+        await topics.limit_message_bytes(f"{ask.name}.retry", 2_000_000)
         assert (await held.reply(PATIENCE)).attempt == 2
 
 
