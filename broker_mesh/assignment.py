@@ -51,9 +51,8 @@ class Assignment:
         self.relieving = False  # what waits at the front is being written again
         self.in_flight = 0  # what the consumer counts as taken and not finished
         self.moved = False  # the position has grown since it was last committed
-        self.committable = (
-            start.offset != NOTHING_COMMITTED
-        )  # else there is nothing to say before it has grown
+        # Where nothing is committed there is nothing to say before the position has grown.
+        self.committable = start.offset != NOTHING_COMMITTED
 
     @property
     def in_work(self) -> int:

@@ -106,9 +106,8 @@ class BacklogWatch:
 
     async def run(self) -> None:
         """Look once a second, until it is cancelled; nothing waits for this process from then on."""
-        asking = asyncio.create_task(
-            self._ask_regularly()
-        )  # beside it: while Kafka is away an answer takes long
+        # Beside it: while Kafka is away an answer takes long.
+        asking = asyncio.create_task(self._ask_regularly())
         try:
             while True:
                 self._look()

@@ -266,7 +266,7 @@ def test_a_call_killed_while_it_waits_is_answered_later(shell: Shell, mesh: Mesh
     assert len(mesh.json("topics", "create", "clilate.v1.find-aircraft")["made"]) == 3
     assert mesh.json("topics", "create", "clilate.v1.find-aircraft") == {"made": []}
 
-    mesh("call", "clilate.v1.find-aircraft", '{"tailnum": "N4"}', "--timeout", "200ms", code=5)
+    mesh("call", "clilate.v1.find-aircraft", '{"tailnum": "N4"}', "--timeout", "2s", code=5)
     assert "still pending" in mesh.said
 
     waiting = shell.start("call", "clilate.v1.find-aircraft", '{"tailnum": "N5"}')
