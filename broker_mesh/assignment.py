@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from broker_mesh.kafka.consumer import NOTHING_COMMITTED, Partition, Position
 from broker_mesh.kafka.offsets import OffsetTracker
@@ -24,11 +24,13 @@ class Waiting(NamedTuple):
         due: epoch ms.
         record: as it came.
         size: of its key, value and headers, bytes.
+        source: what it came with; None where nothing did.
     """
 
     due: int
     record: Record
     size: int
+    source: Any = None
 
 
 class Assignment:
@@ -58,6 +60,14 @@ class Assignment:
     def in_work(self) -> int:
         """How many records are taken, not settled, and due."""
         return self.tracker.pending - len(self.waiting)
+
+    def take(self, record: Record) -> bool:
+        """Note that a record is taken; tell whether it is new."""
+        try:
+            self.tracker.take(record.offset, record.timestamp)
+        except ValueError:
+            return False  # delivered twice within one assignment: it is in work, or done
+        return True
 
     def done(self, offset: int) -> None:
         """Note that a record is settled."""

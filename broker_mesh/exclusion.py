@@ -10,7 +10,9 @@ message: nobody waits for a claim that nobody will release. Not thread-safe: it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from broker_mesh import turn
@@ -19,10 +21,28 @@ from broker_mesh import turn
 class _Claim:
     __slots__ = ("owner", "released", "task")
 
-    def __init__(self, owner: Hashable, task: asyncio.Task[Any]) -> None:
+    def __init__(self, owner: Hashable, task: asyncio.Future[Any]) -> None:
         self.owner = owner
         self.task = task
         self.released: asyncio.Future[None] | None = None  # made by the first who waits
+
+
+_claimant: ContextVar[asyncio.Future[Any] | None] = ContextVar("claimant", default=None)
+
+
+@contextmanager
+def claiming_for(claimant: asyncio.Future[Any]) -> Iterator[None]:
+    """Have what is claimed within a block belong to work that no task does as a whole, until that future is done."""
+    token = _claimant.set(claimant)
+    try:
+        yield
+    finally:
+        _claimant.reset(token)
+
+
+def _worker() -> asyncio.Future[Any] | None:
+    claimant = _claimant.get()
+    return asyncio.current_task() if claimant is None else claimant
 
 
 class Exclusion:
@@ -35,13 +55,13 @@ class Exclusion:
         return len(self._held)
 
     def take(self, key: Hashable, owner: Hashable) -> bool:
-        """Claim a key for an owner, from within the task that works for it; True for one who holds it already.
+        """Claim a key for an owner, from within what works for it; True for one who holds it already.
 
         Returns:
             False while somebody else holds it.
         """
-        task = asyncio.current_task()
-        assert task is not None  # handlers are reached from a lane's task alone
+        task = _worker()
+        assert task is not None  # a native service's handlers are reached from a lane's task alone
         held = self._held.get(key)
         if held is not None and not (held.owner == owner or held.task is task or held.task.done()):
             return False
@@ -52,7 +72,7 @@ class Exclusion:
         return True
 
     def holds(self, key: Hashable, owner: Hashable) -> bool:
-        """Tell whether an owner holds a key, by a claim that was made in this task."""
+        """Tell whether an owner holds a key, by a claim that was made by what works here."""
         return self._own(key, owner) is not None
 
     def release(self, key: Hashable, owner: Hashable, after: Sequence[asyncio.Future[None]] = ()) -> None:
@@ -79,7 +99,7 @@ class Exclusion:
         # A message that came again, after its partition went and came back, is the same owner in another task: what
         # is left of its earlier handling must not let the claim of the later one go.
         held = self._held.get(key)
-        is_own = held is not None and held.owner == owner and held.task is asyncio.current_task()
+        is_own = held is not None and held.owner == owner and held.task is _worker()
         return held if is_own else None
 
     def _end(self, key: Hashable, claim: _Claim) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -45,6 +46,8 @@ LAST_FAILURE = "mesh-last-failure"
 RETRY_AT = "mesh-retry-at"
 DEAD_LETTER = "mesh-dead-letter"
 REQUEST_DIGEST = "mesh-request-digest"
+GROUP = "mesh-group"
+SOURCE = "mesh-source"
 
 FAILURE_FACTS = frozenset(
     {
@@ -122,6 +125,7 @@ class Envelope(NamedTuple):
         retry_at: on a record of a retry topic, when its next attempt is due, epoch ms.
         dead_letter: on an error reply, where the request is kept for replay.
         request_digest: on a result that is kept for repeats of its request, the SHA-256 of the request's value, hex.
+        group: on retries and dead letters, the consumer group whose they are, where it is not the service's own.
     """
 
     id: str = ""
@@ -148,6 +152,7 @@ class Envelope(NamedTuple):
     retry_at: int | None = None
     dead_letter: Place | None = None
     request_digest: str | None = None
+    group: str | None = None
 
 
 def write(envelope: Envelope) -> RawHeaders:
@@ -196,6 +201,8 @@ def write(envelope: Envelope) -> RawHeaders:
         raw.append((DEAD_LETTER, str(e.dead_letter).encode()))
     if e.request_digest is not None:
         raw.append((REQUEST_DIGEST, e.request_digest.encode()))
+    if e.group is not None:
+        raw.append((GROUP, e.group.encode()))
     return raw
 
 
@@ -225,6 +232,8 @@ def read(raw: Iterable[tuple[str, bytes | None]] | None) -> tuple[Envelope, Inva
             shown = value[:60].decode("utf-8", "backslashreplace")
             problem = problem or InvalidArgument(f"header {name} is malformed: {shown!r}")
             problem.__cause__ = error
+    if "sender" in fields:  # beside CloudEvents attributes that are a program's own
+        fields["source"] = fields.pop("sender")
     return Envelope(**fields), problem
 
 
@@ -254,8 +263,12 @@ def _details(details: Mapping[str, Any]) -> bytes:
 
 
 def _rfc3339(epoch_ms: int) -> bytes:
-    moment = datetime.fromtimestamp(epoch_ms / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z".encode()
+    return f"{_second(epoch_ms // 1000)}.{epoch_ms % 1000:03d}Z".encode()
+
+
+@lru_cache(maxsize=16)  # thousands of messages are sent within one second
+def _second(epoch_seconds: int) -> str:
+    return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _text(value: bytes) -> str:
@@ -358,4 +371,6 @@ _READERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     RETRY_AT: ("retry_at", _number),
     DEAD_LETTER: ("dead_letter", _place),
     REQUEST_DIGEST: ("request_digest", _digest),
+    GROUP: ("group", _text),
+    SOURCE: ("sender", _identifier),
 }

@@ -86,6 +86,7 @@ class Results:
         ensure_topic: makes an operation's topic of results where it is missing.
         settler: holds a record while Kafka does not take its result.
         is_current: whether a message's partition is still assigned as it was when the message was taken.
+        group: the consumer group whose results they are, where it is not the service's own: each group does the work.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Results:
         ensure_topic: Callable[[str], Awaitable[None]],
         settler: Settler,
         is_current: Callable[[Message], bool],
+        group: str | None = None,
     ) -> None:
         self._service = service
+        self._group = group
         self._settings = settings
         self._client_id = client_id
         self._producer = producer
@@ -121,7 +124,7 @@ class Results:
             MeshError: the results can't be read.
         """
         partition = await self._up_to_date(message)
-        key, owner = _key(scope(message)), _place(message)
+        key, owner = _key(scope(message, self._group)), _place(message)
         while not partition.exclusion.take(key, owner):
             await _until_over(partition.exclusion, key, message)
         answer = None
@@ -150,7 +153,7 @@ class Results:
             partition = self._partitions.get((message.operation, message.partition))
             if partition is None or not has_key(message):
                 return await carry_out(message, outcome)
-            key, owner = _key(scope(message)), _place(message)
+            key, owner = _key(scope(message, self._group)), _place(message)
             if not partition.exclusion.holds(key, owner):
                 return await carry_out(message, outcome)
             try:
@@ -247,7 +250,7 @@ class Results:
             return None
         place = Place(naming.idempotency_topic(message.operation), message.partition, offset)
         record = await asyncio.to_thread(record_at, self._settings, client_id=self._client_id, place=place)
-        return record if record is not None and record.key == scope(message) else None
+        return record if record is not None and record.key == scope(message, self._group) else None
 
     async def _keep(self, partition: _Partition, key: bytes, message: Message, outcome: Done) -> None:
         topic = naming.idempotency_topic(message.operation)
@@ -271,7 +274,7 @@ class Results:
             try:
                 return await self._producer.send(
                     topic,
-                    key=scope(message),
+                    key=scope(message, self._group),
                     value=outcome.reply or b"",  # null would delete the key
                     headers=written,
                     partition=message.partition,

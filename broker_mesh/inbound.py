@@ -37,6 +37,25 @@ def layers(
     ]
 
 
+def client_layers(
+    *,
+    trace: Layer[Outcome],
+    measure: Layer[Outcome],
+    settle: Layer[Outcome],
+    headers: Layer[Outcome],
+    identity: Layer[Outcome],
+    deadline: Layer[Outcome],
+    authorize: Layer[Outcome],
+    validate: Layer[Outcome],
+    idempotency: Layer[Outcome],
+) -> list[Layer[Outcome]]:
+    """Give the layers of wrapped clients, in the order of `layers` and for the same reasons.
+
+    Without dedupe: a program that reads Kafka by itself has always seen each record, and goes on seeing each.
+    """
+    return [trace, measure, settle, headers, identity, deadline, authorize, validate, idempotency]
+
+
 def pipeline(stacked: list[Layer[Outcome]], handle: Step[Outcome]) -> Step[Outcome]:
     """Join the layers and the handler at their end."""
     return stack(stacked, handle)

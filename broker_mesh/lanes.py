@@ -118,11 +118,11 @@ class Lanes:
             outcome, left_behind = await self._attempt(assignment, message)
             if not isinstance(outcome, RetryLater):
                 break
-            _tell(message, outcome)
+            tell_of_retry(message, outcome)
             if outcome.parked:
                 break
             await _until_returned(left_behind)
-            message = _next_attempt(message, outcome)
+            message = for_next_attempt(message, outcome)
             await _sleep_until(outcome.at, assignment.draining)
         assignment.done(record.offset)
         # The record is settled and its offset free; its key alone waits until a plain function has returned.
@@ -141,7 +141,8 @@ class Lanes:
         return outcome, turn.left_behind
 
 
-def _tell(message: Message, outcome: RetryLater) -> None:
+def tell_of_retry(message: Message, outcome: RetryLater) -> None:
+    """Log that an attempt failed, and when the next one is due."""
     logger.warning(
         "%s %s: attempt %d failed: %.2000s; next attempt in %.1f s",
         message.operation,
@@ -152,7 +153,8 @@ def _tell(message: Message, outcome: RetryLater) -> None:
     )
 
 
-def _next_attempt(message: Message, outcome: RetryLater) -> Message:
+def for_next_attempt(message: Message, outcome: RetryLater) -> Message:
+    """Give a message as it is for the next attempt in place."""
     failed_at = now_ms()
     if not outcome.counts:
         return message.with_envelope(last_failure=failed_at)

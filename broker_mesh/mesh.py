@@ -188,14 +188,23 @@ class Mesh:
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────
 
     async def __aenter__(self) -> Mesh:
-        from broker_mesh.runtime import Runtime
-
         if self._runtime is not None:
             raise FailedPrecondition(f"{self!r} is connected already: use it, or make another")
-        self._runtime = await Runtime.open(
-            self.service, self.version, self._reachable_settings(), self._environ, self.metrics
-        )
+        self._runtime = await self.connect()
         return self
+
+    async def connect(self) -> Runtime:
+        """Make a connection of its own, for `broker_mesh.adapter`; programs use `async with mesh`.
+
+        Raises:
+            Unavailable: Kafka can't be reached, or the rules can't be read.
+            SettingsError: a setting is not usable.
+        """
+        from broker_mesh.runtime import Runtime
+
+        return await Runtime.open(
+            self.service, self.version, self.reachable_settings(), self._environ, self.metrics
+        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -208,7 +217,12 @@ class Mesh:
         """Give the blocking face: `with Mesh("dispatch").sync() as client:`."""
         return SyncMesh(self)
 
-    def _reachable_settings(self) -> Settings:
+    def reachable_settings(self) -> Settings:
+        """Give the settings with Kafka's addresses: where none are set, those of a running `mesh dev`.
+
+        Raises:
+            Unavailable: none are set, and no `mesh dev` runs.
+        """
         if self.settings.bootstrap_servers is not None:
             return self.settings
         found = require_bootstrap_servers(

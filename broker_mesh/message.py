@@ -109,6 +109,34 @@ def received(record: Record, operation: str, epoch: int = 0) -> Message:
     )
 
 
+def was_put_back(record: Record) -> bool:
+    """Tell whether a record was put back from a dead letter: then it may be for one consumer group alone."""
+    return any(name == headers.REPLAY_ID for name, _ in record.headers)
+
+
+def is_for(message: Message, group: str | None) -> bool:
+    """Tell whether a message is for a consumer group.
+
+    What stands in a topic is for all who read it, but for what was put back for one of them. A retry is for the group
+    where it failed, and for nobody else.
+
+    Args:
+        message: as it was read.
+        group: its name; None for the service's own.
+    """
+    named, is_retry = message.envelope.group, message.topic != message.operation
+    if is_retry:
+        return named == group
+    return message.envelope.replay_id is None or named in (None, group)
+
+
+def is_for_service(record: Record, operation: str) -> bool:
+    """Tell whether a record is for the service's own group; wrapped consumers of others may share its topics."""
+    if record.topic == operation and not was_put_back(record):
+        return True
+    return is_for(received(record, operation), None)
+
+
 def new_id() -> str:
     """Make a message id: a UUIDv7 (RFC 9562, section 5.7), so that ids sort by time and tell it."""
     return str(uuid_utils.uuid7())

@@ -7,7 +7,7 @@ On the way of a message: nowhere; everything that addresses a topic asks here. P
 ``fleet.v1.find-aircraft.retry`` · ``.dead``          its retries and dead letters
 ``fleet.v1.find-aircraft.idempotency``                its results by idempotency key
 ``dispatch.v1.events.flight-departed``                an event, and its topic
-``weather.v1.from.<event topic>.retry`` · ``.dead``   a subscriber's own failures of that event
+``weather.v1.from.<topic>.retry`` · ``.dead``         a subscriber's own failures of an event, or of any other topic
 ``dispatch.replies``                                  replies to a calling service
 ``<operation or event>-value``                        subject of the request or event
 ``<operation>.reply-value``                           subject of the reply
@@ -17,6 +17,7 @@ On the way of a message: nowhere; everything that addresses a topic asks here. P
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from broker_mesh.errors import SettingsError
@@ -46,6 +47,20 @@ class TopicName(NamedTuple):
     version: str
     name: str
     is_event: bool
+
+
+class Subscription(NamedTuple):
+    """The parts of a subscription's name: the stem of a subscriber's own retry and dead-letter topics.
+
+    Args:
+        service: the subscriber.
+        version: its version.
+        source: the topic that it subscribes to: an event, or any topic of other programs.
+    """
+
+    service: str
+    version: str
+    source: str
 
 
 def check_service(name: str) -> str:
@@ -103,6 +118,7 @@ def is_event(name: str) -> bool:
     return len(parts) == 4 and parts[2] == "events"
 
 
+@lru_cache(maxsize=4096)  # asked for each message of a wrapped client
 def is_target(topic: str) -> bool:
     """Tell whether a topic is an operation's or event's own, not one of those beside it nor another program's."""
     try:
@@ -127,13 +143,55 @@ def idempotency_topic(operation: str) -> str:
     return f"{operation}.idempotency"
 
 
-def subscription(service: str, version: str, event: str) -> str:
-    """Name a subscriber's own side of an event: the stem of its retry and dead-letter topics.
+def subscription(service: str, version: str, source: str) -> str:
+    """Name a subscriber's own side of an event, or of any other topic: the stem of its retry and dead-letter topics.
 
     Raises:
         SettingsError: the name would be longer than Kafka allows a topic's to be.
     """
-    return _check_length(f"{service}.{version}.from.{event}")
+    return _check_length(f"{service}.{version}.from.{source}")
+
+
+def parse_subscription(stem: str) -> Subscription | None:
+    """Take apart a subscription's name; None for any other name: an operation, for one, has no subscribers.
+
+    The source may hold dots, and words that are reserved elsewhere.
+    """
+    service, _, rest = stem.partition(".")
+    version, _, source = rest.partition(".from.")
+    try:
+        check_service(service)
+        check_version(version)
+    except SettingsError:
+        return None
+    if not source or (is_target(source) and not is_event(source)):
+        return None
+    return Subscription(service, version, source)
+
+
+def source_of_failures(topic: str) -> str | None:
+    """Tell whose records a retry or dead-letter topic keeps: the operation, or the topic that is subscribed to.
+
+    None for any other topic, whatever its last word is.
+    """
+    stem, _, last = topic.rpartition(".")
+    if last not in ("retry", "dead"):
+        return None
+    if is_target(stem):
+        return None if is_event(stem) else stem
+    found = parse_subscription(stem)
+    return None if found is None else found.source
+
+
+def is_of_the_mesh(topic: str) -> bool:
+    """Tell whether a topic is one that the mesh makes: of an operation, event, failures, results or replies."""
+    stem, _, last = topic.rpartition(".")
+    return (
+        is_target(topic)
+        or source_of_failures(topic) is not None
+        or (last == "idempotency" and is_target(stem))
+        or (last == "replies" and is_group(stem))
+    )
 
 
 def reply_topic(service: str) -> str:

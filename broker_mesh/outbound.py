@@ -42,6 +42,18 @@ def reply_layers(
     ]
 
 
+def client_layers(
+    *,
+    trace: Layer[Receipt],
+    measure: Layer[Receipt],
+    deadline: Layer[Receipt],
+    authorize: Layer[Receipt],
+    validate: Layer[Receipt],
+) -> list[Layer[Receipt]]:
+    """Give the layers of wrapped clients: topic, key and partition are the program's own, so nothing is routed."""
+    return [trace, measure, deadline, authorize, validate]  # in the order of `layers`, for the same reasons
+
+
 def pipeline(stacked: list[Layer[Receipt]], producer: Producer) -> Step[Receipt]:
     """Join the layers and the producer at their end."""
 

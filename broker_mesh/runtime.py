@@ -139,7 +139,7 @@ class Runtime:
 
     async def _connect(self) -> None:
         settings = self.settings
-        files = load_schema_files(settings.schemas) if settings.schemas.is_dir() else {}
+        files = load_schema_files(settings.schemas, settings.topics) if settings.schemas.is_dir() else {}
         rules = read_folder(settings.policy)
         self.admin = Admin(settings, self.client_id)
         brokers = await self.admin.count_brokers()

@@ -20,12 +20,12 @@ from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Posit
 from broker_mesh.lanes import Lanes
 from broker_mesh.layer import Step
 from broker_mesh.layers.retry import due_time
-from broker_mesh.message import Message, Record, now_ms, received
+from broker_mesh.message import Message, Record, is_for_service, now_ms, received
 from broker_mesh.outcome import Outcome
 from broker_mesh.settings import Settings
 from broker_mesh.settle import FencedError
 from broker_mesh.telemetry.backlog import Taken
-from broker_mesh.waiting import WaitingRoom, to_move
+from broker_mesh.waiting import WaitingRoom, longest_kept_ms, to_move
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ _TENDING_SECONDS = 0.2
 _RENEWAL_SECONDS = 3600.0
 _REVOKE_BUDGET_SECONDS = 5.0
 _MOVE_AGAIN_SECONDS = 10.0
-_DAY_MS = 86_400_000
 
 
 class Inbound(NamedTuple):
@@ -184,13 +183,12 @@ class Service:
         now = now_ms()
         for record in batch:
             assignment = self._assignments.get((record.topic, record.partition))
-            if assignment is None or assignment.draining.is_set():
+            if assignment is None or assignment.draining.is_set() or not assignment.take(record):
                 self._give_back(record.topic, 1)
                 continue
-            try:
-                assignment.tracker.take(record.offset, record.timestamp)
-            except ValueError:
-                self._give_back(record.topic, 1)  # delivered twice within one assignment: in work, or done
+            if not is_for_service(record, self._endpoints[record.topic].name):
+                self._give_back(record.topic, 1)
+                assignment.done(record.offset)
                 continue
             due = self._due_time(record)
             if due is not None and due > now:
@@ -277,7 +275,7 @@ class Service:
                 full=full,
                 leaving=assignment.draining.is_set(),
                 most_beyond=self._settings.max_in_flight,
-                longest_kept=round(self._settings.request_retention_days * _DAY_MS / 4),
+                longest_kept=longest_kept_ms(self._settings),
             )
         except Exception as bug:  # noqa: BLE001 - it is told; what is settled must still be committed
             self._broken("choosing what gives way", bug)

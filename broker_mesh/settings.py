@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from broker_mesh.adoption import Adoption, check_adoptable
 from broker_mesh.errors import SettingsError
 
 FILE_NAME = "mesh.toml"
@@ -26,6 +27,9 @@ _OTHER_VARIABLES = frozenset({"MESH_CONFIG", "MESH_DEV_DIR", "MESH_CACHE_DIR", "
 
 # librdkafka properties whose names have underscores where all others have dots.
 _WITH_UNDERSCORE = frozenset({"log_level"})
+
+# They are tables of mesh.toml; a variable can't hold one.
+_TABLES = frozenset({"kafka", "topics"})
 
 _ADDRESS = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9a-fA-F:.%]+\]):([0-9]{1,5})")
 
@@ -106,6 +110,10 @@ class Settings(BaseModel):
         description="how long ids are remembered, so that repeats are dropped; 0 for never",
     )
     dedupe_ids: int = Field(default=10_000, ge=1, le=1_000_000, description="ids remembered, per partition")
+    topics: dict[str, Adoption] = Field(
+        default_factory=dict,
+        description="topics that were there before the mesh, each with what is said of it",
+    )
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="librdkafka properties passed through: TLS, SASL, tuning"
     )
@@ -174,6 +182,8 @@ def load_with_origins(
             )
         if name in RESERVED_KAFKA_PROPERTIES:
             raise SettingsError(f"kafka property {name!r} can't be set: {RESERVED_KAFKA_PROPERTIES[name]}")
+    if "topics" in values:
+        values["topics"] = _topics(values["topics"], origins["topics"])
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -213,7 +223,7 @@ def _read_file(environ: Mapping[str, str], directory: Path) -> tuple[dict[str, A
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     kafka: dict[str, str] = {}
-    known = {ENV_PREFIX + name.upper(): name for name in Settings.model_fields if name != "kafka"}
+    known = {ENV_PREFIX + name.upper(): name for name in Settings.model_fields if name not in _TABLES}
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
             continue
@@ -238,6 +248,53 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
     place = ".".join(str(part) for part in first["loc"])
     name = str(first["loc"][0]) if first["loc"] else ""
     return f"{origins.get(name, 'settings')}: {place}: {first['msg']}, got {first.get('input')!r}"
+
+
+def _topics(tables: Any, origin: str) -> dict[str, Adoption]:
+    """Read what is said of adopted topics.
+
+    Raises:
+        SettingsError: a section says something that can't be, or is about a topic that can't be adopted.
+    """
+    if not isinstance(tables, Mapping):
+        raise SettingsError(
+            f'{origin}: topics must hold a table for each topic, as in [topics."legacy_orders"]'
+        )
+    adopted = {}
+    for topic, table in tables.items():
+        place = f'{origin}: [topics."{topic}"]'
+        if isinstance(table, Adoption):
+            table = table.model_dump()
+        if not isinstance(table, Mapping):
+            raise SettingsError(f"{place} must be a table with the keys {', '.join(Adoption.model_fields)}")
+        for name, value in table.items():
+            if isinstance(value, Mapping) and name not in Adoption.model_fields:
+                raise SettingsError(
+                    f"{place} holds the table {name!r}: write a topic's whole name in quotes, "
+                    f'as in [topics."{_whole_topic(f"{topic}.{name}", value)}"]'
+                )
+            if name not in Adoption.model_fields:
+                hint = nearest(name, Adoption.model_fields)
+                known = "" if hint else f" (there are {', '.join(Adoption.model_fields)})"
+                raise SettingsError(f"{place}: unknown key {name!r}{hint}{known}")
+        try:
+            check_adoptable(topic)
+        except SettingsError as error:
+            raise SettingsError(f"{origin}: {error.message}") from error
+        try:
+            adopted[topic] = Adoption.model_validate(dict(table))
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = first["msg"].removeprefix("Value error, ").replace("Input should be", "write")
+            given = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+            raise SettingsError(f"{place}: {first['loc'][0]}: {problem}{given}") from error
+    return adopted
+
+
+def _whole_topic(name: str, table: Mapping[str, Any]) -> str:
+    """Join the names of nested tables as TOML made them of a topic's name without quotes."""
+    inner = next(((key, value) for key, value in table.items() if isinstance(value, Mapping)), None)
+    return name if inner is None else _whole_topic(f"{name}.{inner[0]}", inner[1])
 
 
 def _dotted(name: str, table: Mapping[str, Any]) -> str:

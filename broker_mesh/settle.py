@@ -53,6 +53,7 @@ class Settler:
         retry_topic_of: tells where a message waits for its next attempt, where it does not in its place.
         is_current: whether a message's partition is still assigned as it was when the message was taken.
         dead_lettered: told of each dead letter that Kafka has.
+        group: the consumer group that retries and dead letters are for, where it is not the service's own.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Settler:
         retry_topic_of: Callable[[Message], str],
         is_current: Callable[[Message], bool],
         dead_lettered: Callable[[Message, MeshError], None],
+        group: str | None = None,
     ) -> None:
         self._service = service
         self._send_reply = send_reply
@@ -72,6 +74,7 @@ class Settler:
         self._retry_topic_of = retry_topic_of
         self._is_current = is_current
         self._dead_lettered = dead_lettered
+        self._group = group
 
     async def carry_out(self, message: Message, outcome: Outcome) -> Outcome:
         """Make an outcome durable.
@@ -167,15 +170,18 @@ class Settler:
             error,
             extra={"status": error.status.name},
         )
-        place = await self._copy(message, topic, _failure_facts(message, error), "dead letter")
+        place = await self._copy(message, topic, self._facts(message, error), "dead letter")
         self._dead_lettered(message, error)
         return place
 
     async def _park(self, message: Message, error: MeshError, at: int) -> None:
         """Write the record to its retry topic, where it waits for its next attempt and nothing waits behind it."""
-        facts = _failure_facts(message, error)
+        facts = self._facts(message, error)
         facts = facts._replace(attempt=facts.attempt + 1, retry_at=at)
         await self._copy(message, self._retry_topic_of(message), facts, "retry")
+
+    def _facts(self, message: Message, error: MeshError) -> Envelope:
+        return _failure_facts(message, error)._replace(group=self._group)
 
     async def put_back(self, message: Message) -> None:
         """Write a record that waits in its retry topic to the end of it, as it is; returns once Kafka has it.

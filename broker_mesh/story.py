@@ -34,7 +34,9 @@ class What(StrEnum):
 
 
 _BEGINNINGS = frozenset({What.SENT, What.REPLAYED})
-_HANDED = _BEGINNINGS | {What.RETRY}
+
+HANDED = _BEGINNINGS | {What.RETRY}
+"""What hands a message over for an attempt."""
 
 
 class Dropped(NamedTuple):
@@ -100,62 +102,19 @@ class Story(NamedTuple):
     steps: tuple[Step, ...]
 
 
-class Ending(StrEnum):
-    """Where a message stands with one of those who handle it."""
-
-    ANSWERED = "answered"
-    DEAD_LETTER = "dead-letter"
-    DROPPED = "dropped"
-    HANDLED = "handled"
-    WAITING = "waiting"
-    RETRY_DUE = "retry-due"
-
-
-class Group(NamedTuple):
-    """A service's consumer group, as far as it concerns a story.
-
-    Args:
-        committed: where it has committed, by topic and partition; empty where it never has.
-        members: how many instances are in it now.
-    """
-
-    committed: Mapping[tuple[str, int], int]
-    members: int
-
-
-class Standing(NamedTuple):
-    """Where a message stands with one of those who handle it.
-
-    Args:
-        stem: the operation, or the subscription.
-        group: of who handles it.
-        ending: how it stands.
-        last: the step that says so.
-        ahead: records before it that are not done either, where it waits; None where that can't be told.
-        members: instances of the service that run now.
-    """
-
-    stem: str
-    group: str
-    ending: Ending
-    last: Step
-    ahead: int | None = None
-    members: int = 0
-
-
 def stem_of(record: Record) -> str:
     """Tell whose record it is: the operation or event, or the subscription that failed on it."""
-    for suffix in (naming.retry_topic(""), naming.dead_topic("")):
-        if record.topic.endswith(suffix):
-            return record.topic.removesuffix(suffix)
+    if naming.source_of_failures(record.topic) is not None:
+        return record.topic.rpartition(".")[0]
     if record.topic.endswith(naming.reply_topic("")):
         return received(record, record.topic).envelope.type.removesuffix(".reply")
     return record.topic
 
 
 def operation_of(stem: str) -> str:
-    """Tell the operation or event behind a stem; of a subscription, the event."""
-    return stem.partition(".from.")[2] or stem
+    """Tell the operation or topic behind a stem; of a subscription, what it subscribes to."""
+    subscription = naming.parse_subscription(stem)
+    return stem if subscription is None else subscription.source
 
 
 def id_of(record: Record) -> str:
@@ -199,7 +158,7 @@ def tell(
         steps += [*before, told]
         if step.place in drops:
             steps.append(step._replace(at=drops[step.place], what=What.DROPPED))
-        if step.what in _HANDED:
+        if step.what in HANDED:
             handed[step.stem] = step
     first = own[0]
     traces = [found[1] for step in own if (found := _TRACEPARENT.fullmatch(step.envelope.traceparent or ""))]
@@ -211,58 +170,6 @@ def tell(
         tuple(dict.fromkeys(traces)),
         tuple(sorted(steps, key=_order)),
     )
-
-
-def standings(
-    story: Story, subscriptions: Sequence[str], groups: Mapping[str, Group], now: int
-) -> list[Standing]:
-    """Tell where a message stands with each of those who handle it.
-
-    Args:
-        story: of the message.
-        subscriptions: the stems of those who subscribe to it, where it is an event.
-        groups: by name.
-        now: epoch ms.
-    """
-    if not naming.is_event(story.operation):
-        return [_standing([step for step in story.steps if step.place is not None], None, groups, now)]
-    return [
-        _standing(
-            [step for step in story.steps if step.place and (step.stem == stem or step.what is What.SENT)],
-            stem,
-            groups,
-            now,
-        )
-        for stem in subscriptions
-    ]
-
-
-# In this order: a dead letter is answered too, and one that was dropped is no longer kept for replay.
-_ENDINGS = (
-    (What.DROPPED, Ending.DROPPED),
-    (What.DEAD_LETTER, Ending.DEAD_LETTER),
-    (What.ANSWERED, Ending.ANSWERED),
-)
-
-
-def _standing(steps: Sequence[Step], stem: str | None, groups: Mapping[str, Group], now: int) -> Standing:
-    last = next((number for number in reversed(range(len(steps))) if steps[number].what in _HANDED), 0)
-    handed, since = steps[last], steps[last + 1 :] or steps[last:]
-    stem = stem or handed.stem
-    name = naming.group(naming.owner(stem))
-    for what, ending in _ENDINGS:
-        for step in since:
-            if step.what is what:
-                return Standing(stem, name, ending, step)
-    group = groups.get(name, Group({}, 0))
-    assert handed.place is not None  # only steps with a place are given
-    committed = group.committed.get((handed.place.topic, handed.place.partition))
-    if committed is not None and committed > handed.place.offset:
-        return Standing(stem, name, Ending.HANDLED, handed, members=group.members)
-    due = handed.envelope.retry_at
-    ending = Ending.RETRY_DUE if due is not None and due > now else Ending.WAITING
-    ahead = None if committed is None else handed.place.offset - committed
-    return Standing(stem, name, ending, handed, ahead, group.members)
 
 
 def _step(record: Record) -> Step:
@@ -307,14 +214,13 @@ def _behind_their_causes(steps: Sequence[Step], put_back: Mapping[Place, str]) -
 
 
 def _what(topic: str, envelope: Envelope) -> What:
-    if topic.endswith(naming.dead_topic("")):
+    is_of_failures = naming.source_of_failures(topic) is not None
+    if is_of_failures and topic.endswith(naming.dead_topic("")):
         return What.DEAD_LETTER
     if topic.endswith(naming.reply_topic("")):
         return What.ANSWERED
     # Replays of a subscription go to its retry topic too; only what is put aside there has a time when it is due.
-    if topic.endswith(naming.retry_topic("")) and (
-        envelope.retry_at is not None or envelope.replay_id is None
-    ):
+    if is_of_failures and (envelope.retry_at is not None or envelope.replay_id is None):
         return What.RETRY
     return What.SENT if envelope.replay_id is None else What.REPLAYED
 
@@ -372,6 +278,8 @@ def _order(step: Step) -> tuple[int, int]:
 
 def _operation(steps: Sequence[Step]) -> str:
     for step in steps:
-        if step.what is not What.ANSWERED and step.envelope.type:
-            return step.envelope.type
+        if step.what is not What.ANSWERED:
+            # On topics of other programs a message's type is theirs to choose.
+            kind, source = step.envelope.type, operation_of(step.stem)
+            return kind if naming.is_target(kind) and naming.is_target(source) else source
     return steps[0].stem

@@ -238,14 +238,14 @@ class SyncMesh(SyncCalls):
             self._stop_loop()
 
     def _stop_loop(self) -> None:
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _cancel_others() -> None:
-    """Cancel what other threads still wait for on this loop: nobody would ever answer them."""
+async def cancel_others() -> None:
+    """Cancel all else that runs on this loop, before it stops: other threads may wait for it, and would for ever."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -12,10 +12,12 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from broker_mesh.assignment import Assignment, Waiting
+from broker_mesh.kafka.offsets import OffsetTracker
 from broker_mesh.message import Record
+from broker_mesh.settings import Settings
 
 MAX_RECORDS = 10_000
 """How many records may wait in one process: with their headers and bookkeeping some 3 KB each beside their values."""
@@ -26,6 +28,7 @@ MAX_BYTES = 64 * 1024 * 1024
 ROTATION_MS = 30_000
 """While the room is full, how long a record stays before it may be moved, and how near its time it is not moved."""
 
+_DAY_MS = 86_400_000
 _SOON_MS = 1_000
 _LONGEST_SLEEP_SECONDS = 1.0  # due times are of the wall clock, which may be set while a timer runs
 # A write is better than to run once more, which may fail, and wait twice from then on.
@@ -33,15 +36,108 @@ _MOVES_FOR_A_RUN = 10
 _MOST_MOVES = 100  # at once, of one partition: what is being written is not counted as waiting
 
 
-class _Entry(NamedTuple):
+class Holder(Protocol):
+    """One partition in one assignment, as far as records wait in it."""
+
+    @property
+    def tracker(self) -> OffsetTracker:
+        """Which of its records are settled."""
+
+    @property
+    def waiting(self) -> dict[int, Waiting]:
+        """What waits, by offset; ascending but for what was given back."""
+
+
+H = TypeVar("H", bound=Holder)
+
+
+class _Entry(NamedTuple, Generic[H]):
     due: int
     number: int  # in order of arrival among those due together
-    assignment: Assignment
+    holder: H
     offset: int
 
 
-class WaitingRoom:
-    """All records of one process that are not due yet, on its event loop.
+class Room(Generic[H]):
+    """All records of one process, or of one client, that are not due yet.
+
+    Args:
+        max_records, max_bytes: how much may wait before nothing more is to be taken.
+    """
+
+    def __init__(self, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._queue: list[_Entry[H]] = []
+        self._numbers = itertools.count()
+        self._bytes = 0
+        self._count = 0
+        self._full = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is to be taken; from then on until a tenth of the room is free."""
+        return self._full
+
+    @property
+    def next_due(self) -> int | None:
+        """When something is due next, epoch ms; None where nothing waits."""
+        while self._queue and not _is_waiting(self._queue[0]):
+            heapq.heappop(self._queue)
+        return self._queue[0].due if self._queue else None
+
+    def add(self, holder: H, record: Record, due: int, source: Any = None) -> None:
+        """Have a record wait."""
+        size = len(record.key or b"") + len(record.value or b"")
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+        holder.waiting[record.offset] = Waiting(due, record, size, source)
+        self._weigh(1, size)
+        heapq.heappush(self._queue, _Entry(due, next(self._numbers), holder, record.offset))
+        self._tidy()
+
+    def take(self, holder: H, offset: int) -> Waiting:
+        """Take a record out before it is due."""
+        waiting = holder.waiting.pop(offset)
+        self._weigh(-1, -waiting.size)
+        return waiting
+
+    def pop_due(self, now: int, leaves: Callable[[H], bool] = lambda _: True) -> tuple[H, Waiting] | None:
+        """Take out what is due first, if it is.
+
+        Args:
+            now: epoch ms.
+            leaves: whether what is due of a partition leaves; what does not stays, to be taken or dropped.
+        """
+        while (due := self.next_due) is not None and due <= now:
+            entry = heapq.heappop(self._queue)
+            if leaves(entry.holder):
+                return entry.holder, self.take(entry.holder, entry.offset)
+        return None
+
+    def drop(self, holder: H) -> None:
+        """Forget what waits of a partition that is not ours any more."""
+        for offset in list(holder.waiting):
+            self.take(holder, offset)
+        self._tidy()
+
+    def _weigh(self, count: int, size: int) -> None:
+        self._count += count
+        self._bytes += size
+        share = 0.9 if self._full else 1.0
+        self._full = self._count >= self._max_records * share or self._bytes >= self._max_bytes * share
+
+    def _tidy(self) -> None:
+        """Let entries go whose record was taken out, before they outnumber the others."""
+        if len(self._queue) > 2 * self._count + 64:
+            self._queue = [entry for entry in self._queue if _is_waiting(entry)]
+            heapq.heapify(self._queue)
+
+
+class WaitingRoom(Room[Assignment]):
+    """The room of a native service, on its event loop: it lets records go by itself when they are due.
 
     Args:
         release: takes a record that has become due.
@@ -56,92 +152,53 @@ class WaitingRoom:
         max_records: int = MAX_RECORDS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        super().__init__(max_records, max_bytes)
         self._release = release
         self._clock = clock
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._queue: list[_Entry] = []
-        self._numbers = itertools.count()
-        self._bytes = 0
-        self._count = 0
-        self._full = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing more is to be taken; from then on until a tenth of the room is free."""
-        return self._full
-
-    def add(self, assignment: Assignment, record: Record, due: int) -> None:
+    def add(self, holder: Assignment, record: Record, due: int, source: Any = None) -> None:
         """Have a record wait."""
-        size = len(record.key or b"") + len(record.value or b"")
-        size += sum(len(name) + len(value or b"") for name, value in record.headers)
-        assignment.waiting[record.offset] = Waiting(due, record, size)
-        self._weigh(1, size)
-        entry = _Entry(due, next(self._numbers), assignment, record.offset)
-        heapq.heappush(self._queue, entry)
-        self._tidy()
-        if self._queue[0] is entry:
+        before = self.next_due
+        super().add(holder, record, due, source)
+        if before is None or due < before:
             self._set_timer()
-
-    def take(self, assignment: Assignment, offset: int) -> Waiting:
-        """Take a record out before it is due."""
-        waiting = assignment.waiting.pop(offset)
-        self._weigh(-1, -waiting.size)
-        return waiting
-
-    def drop(self, assignment: Assignment) -> None:
-        """Forget what waits of a partition that is not ours any more."""
-        for offset in list(assignment.waiting):
-            self.take(assignment, offset)
-        self._tidy()
 
     def close(self) -> None:
         """Release nothing more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _weigh(self, count: int, size: int) -> None:
-        self._count += count
-        self._bytes += size
-        share = 0.9 if self._full else 1.0
-        self._full = self._count >= self._max_records * share or self._bytes >= self._max_bytes * share
-
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._queue:
-            delay = (self._queue[0].due - self._clock()) / 1000
-            delay = min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS)
+        if (due := self.next_due) is not None:
+            delay = min(max((due - self._clock()) / 1000, 0.0), _LONGEST_SLEEP_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(delay, self._release_due)
 
     def _release_due(self) -> None:
         now = self._clock()
-        while self._queue and (self._queue[0].due <= now or not _is_waiting(self._queue[0])):
-            entry = heapq.heappop(self._queue)
-            # Where its partition is being given up it stays: it is moved, or dropped with all others.
-            if _is_waiting(entry) and not entry.assignment.draining.is_set():
-                waiting = self.take(entry.assignment, entry.offset)
-                self._release(entry.assignment, waiting.record)
+        # Where its partition is being given up it stays: it is moved, or dropped with all others.
+        while (
+            released := self.pop_due(now, lambda assignment: not assignment.draining.is_set())
+        ) is not None:
+            assignment, waiting = released
+            self._release(assignment, waiting.record)
         self._set_timer()
 
-    def _tidy(self) -> None:
-        """Let entries go whose record was taken out, before they outnumber the others."""
-        if len(self._queue) > 2 * self._count + 64:
-            self._queue = [entry for entry in self._queue if _is_waiting(entry)]
-            heapq.heapify(self._queue)
+
+def _is_waiting(entry: _Entry[Any]) -> bool:
+    return entry.offset in entry.holder.waiting
 
 
-def _is_waiting(entry: _Entry) -> bool:
-    return entry.offset in entry.assignment.waiting
+def longest_kept_ms(settings: Settings) -> int:
+    """Tell how old a record may grow in its retry topic before it is written anew: retention must not come for it."""
+    return round(settings.request_retention_days * _DAY_MS / 4)
 
 
 def to_move(
-    assignment: Assignment, *, now: int, full: bool, leaving: bool, most_beyond: int, longest_kept: int
+    assignment: Holder, *, now: int, full: bool, leaving: bool, most_beyond: int, longest_kept: int
 ) -> list[int]:
     """Decide which waiting records of a partition are written again, to the end of their topic.
 

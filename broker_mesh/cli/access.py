@@ -38,21 +38,43 @@ def can(
             metavar="FROM", help="The calling service, or the subscriber; '' for a client without a name."
         ),
     ],
-    target: Annotated[str, typer.Argument(metavar="OPERATION|EVENT", help="As in fleet.v1.find-aircraft.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPERATION|EVENT|TOPIC", help="As in fleet.v1.find-aircraft; or an adopted topic."
+        ),
+    ],
     bootstrap_servers: BootstrapServers = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Tell whether a service may call an operation, or hear an event; the exit code is 1 when it may not."""
     from broker_mesh import naming
+    from broker_mesh.adoption import Validation
+    from broker_mesh.errors import SettingsError
+    from broker_mesh.layers.authorize import Action, Verdict
+    from broker_mesh.settings import nearest
 
     if caller:
         naming.check_service(caller)
-    (naming.parse_event if naming.is_event(target) else naming.parse_operation)(target)
-    verdict = _policy(bootstrap_servers).rules.verdict(caller, target)
+    policy = _policy(bootstrap_servers)
+    adopted = policy.adopted.get(target)
+    if adopted is None:
+        try:
+            (naming.parse_event if naming.is_event(target) else naming.parse_operation)(target)
+        except SettingsError as error:
+            raise SettingsError(
+                f"{error.message}, or a topic that is adopted{nearest(target, policy.adopted)}"
+            ) from error
+    elif adopted.owner is None:
+        raise FailedPrecondition(f"topic {target!r} is adopted without an owner: no rule is about it")
+    verdict = policy.rules.verdict(caller, target, None if adopted is None else adopted.owner)
+    default = "the default, since no rule matches"
+    if adopted is not None and adopted.mode is not Validation.ENFORCE and verdict == Verdict(Action.DENY):
+        verdict, default = Verdict(Action.AUDIT), "the default, which denies it once the topic is enforced"
     if output is OutputFormat.JSON:
         print_json({"allowed": verdict.allowed, "action": verdict.action.value, "rule": verdict.rule})
     else:
-        by = f"rule {verdict.rule!r}" if verdict.rule is not None else "the default, since no rule matches"
+        by = f"rule {verdict.rule!r}" if verdict.rule is not None else default
         print_line(f"{'yes' if verdict.allowed else 'no'}: {verdict.action.value}, by {by}")
     if not verdict.allowed:
         raise typer.Exit(ExitCode.FAILED)
@@ -75,6 +97,7 @@ def list_rules(bootstrap_servers: BootstrapServers = None, output: Output = Outp
             "action": rule.action.value,
             "to": rule.to,
             "operations": list(rule.operations),
+            "topics": list(rule.topics),
             "from": list(rule.callers),
             "source": _LIVE if f"Access/{rule.name}" in policy.live else "file",
         }
@@ -84,13 +107,13 @@ def list_rules(bootstrap_servers: BootstrapServers = None, output: Output = Outp
         print_json({"default": rules.default.value, "rules": rows, "warnings": warnings})
         return
     print_table(
-        ["NAME", "ACTION", "TO", "OPERATIONS", "FROM", "SOURCE"],
+        ["NAME", "ACTION", "TO", "OPERATIONS, TOPICS", "FROM", "SOURCE"],
         [
             [
                 rule.name,
                 rule.action.value,
                 rule.to,
-                " ".join(rule.operations),
+                " ".join(rule.patterns(adopted=True)),
                 " ".join(rule.callers),
                 str(row["source"]),
             ]
@@ -117,14 +140,17 @@ def _policy(bootstrap_servers: str | None) -> Policy:
 
     async def read() -> Policy:
         async with connected(bootstrap_servers) as connection:
-            policy = Policy(read_folder(connection.settings.policy))
+            policy = Policy(read_folder(connection.settings.policy), connection.settings.topics)
             stored = await asyncio.to_thread(PolicyStore(connection.settings, connection.client_id).read)
             for unreadable in stored.unreadable.values():
+                if unreadable.optional:
+                    continue
                 raise FailedPrecondition(
                     f"{unreadable.reason}; update this program, or remove the record with 'mesh delete'"
                 )
             policy.live.update(stored.applied)
             policy.compile()
+            policy.compile_topics()
             return policy
 
     return run(read())

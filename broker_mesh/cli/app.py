@@ -8,11 +8,13 @@ import typer
 
 from broker_mesh.cli import (
     access,
+    adopt,
     apply,
     call,
     check,
     dead_letters,
     dev,
+    misfits,
     run,
     schemas,
     send,
@@ -73,6 +75,14 @@ app.command("check", short_help="Tell what is fine, what is not, and what to do.
     check.check
 )
 app.add_typer(topics.app, short_help="Look at topics, make them, reset offsets.")
+topics.app.command(
+    "report", short_help="Name the records that enforcing validation would refuse.", epilog=misfits.EXAMPLES
+)(misfits.report)
+app.command(
+    "adopt",
+    short_help="Look at a topic of other programs, and propose how to adopt it.",
+    epilog=adopt.EXAMPLES,
+)(adopt.adopt)
 app.add_typer(schemas.app, short_help="Look at schemas, and register files.")
 app.add_typer(access.app, short_help="Ask who may call what.")
 app.command("apply", short_help="Apply the resources of files.", epilog=apply.APPLY_EXAMPLES)(apply.apply)

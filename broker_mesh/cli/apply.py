@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,11 +12,12 @@ import typer
 from broker_mesh.cli.exits import ExitCode
 from broker_mesh.cli.options import BootstrapServers, examples
 from broker_mesh.cli.output import Output, OutputFormat, print_json, print_line, print_note, print_table
-from broker_mesh.errors import InvalidArgument
+from broker_mesh.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from broker_mesh.cli.connection import Connection
     from broker_mesh.control.apply import Change, Plan, PolicyStore, Stored
     from broker_mesh.control.resources import Resource
 
@@ -56,6 +58,7 @@ def apply(
     found: Plan = _with_store(
         bootstrap_servers,
         lambda store: _planned(store, desired, prune) if dry_run else store.apply(desired, prune=prune),
+        desired,
     )
     if output is OutputFormat.JSON:
         changes = [{"resource": change.key, "change": change.effect.value} for change in found.changes]
@@ -77,7 +80,7 @@ def diff(
     from broker_mesh.control.apply import Effect
 
     desired = _read(files)
-    found: Plan = _with_store(bootstrap_servers, lambda store: _planned(store, desired, prune))
+    found: Plan = _with_store(bootstrap_servers, lambda store: _planned(store, desired, prune), desired)
     differing = [change for change in found.changes if change.effect is not Effect.UNCHANGED]
     if output is OutputFormat.JSON:
         rows = [
@@ -102,7 +105,8 @@ def diff(
 
 def get(
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help="Access or Mesh. Default: all.", show_default=False)
+        str | None,
+        typer.Argument(metavar="KIND", help="Access, Mesh or Topic. Default: all.", show_default=False),
     ] = None,
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Default: all of the kind.", show_default=False)
@@ -135,7 +139,7 @@ def get(
 
 
 def delete(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Access or Mesh.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Access, Mesh or Topic.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `mesh get` shows it.")],
     bootstrap_servers: BootstrapServers = None,
     output: Output = OutputFormat.TABLE,
@@ -148,7 +152,11 @@ def delete(
         print_line(f"{change.key} is deleted")
 
 
-def _with_store(bootstrap_servers: str | None, action: Callable[[PolicyStore], Any]) -> Any:
+def _with_store(
+    bootstrap_servers: str | None,
+    action: Callable[[PolicyStore], Any],
+    desired: Mapping[str, Resource] = MappingProxyType({}),
+) -> Any:
     import asyncio
 
     from broker_mesh.cli.connection import connected, run
@@ -156,15 +164,43 @@ def _with_store(bootstrap_servers: str | None, action: Callable[[PolicyStore], A
 
     async def act() -> Any:
         async with connected(bootstrap_servers) as connection:
+            await _require_schemas(connection, desired)
             return await asyncio.to_thread(action, PolicyStore(connection.settings, connection.client_id))
 
     return run(act())
 
 
-def _planned(store: PolicyStore, desired: dict[str, Resource], prune: bool) -> Plan:
-    from broker_mesh.control.apply import plan
+async def _require_schemas(connection: Connection, desired: Mapping[str, Resource]) -> None:
+    """Return where each topic that is to be enforced has a schema: without one, all its values would be refused.
 
-    return plan(desired, store.read(), prune=prune)
+    Raises:
+        FailedPrecondition: one has none.
+    """
+    from broker_mesh.adoption import Validation
+    from broker_mesh.cli.connection import read_registry
+    from broker_mesh.control.adopted import missing_schema
+    from broker_mesh.control.resources import adoptions
+
+    enforced = {
+        topic: adoption
+        for topic, adoption in adoptions(desired.values()).items()
+        if adoption.mode is Validation.ENFORCE
+    }
+    if not enforced:
+        return
+    await read_registry(connection)
+    for topic, adoption in enforced.items():
+        subject = adoption.subject_of(topic)
+        if connection.registry.latest(subject) is None:
+            problem = missing_schema(subject, is_foreign=connection.registry.is_foreign(subject))
+            raise FailedPrecondition(
+                f"topic {topic!r} can't be enforced: {problem}; 'mesh adopt {topic}' drafts a schema where it can, "
+                "'mesh schemas register' registers it"
+            )
+
+
+def _planned(store: PolicyStore, desired: dict[str, Resource], prune: bool) -> Plan:
+    return store.plan(desired, store.read(), prune=prune)
 
 
 def _read(files: list[Path]) -> dict[str, Resource]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from broker_mesh.cli.connection import Connection, Found
     from broker_mesh.control.checks import Finding, SchemaFacts
 
+# Records whose keys are looked at, of all topics together: some thousand are read within a second.
+_LOOKED_AT = 5000
+
 EXAMPLES = examples("mesh check", "mesh check --timeout 3 -o json | jq '.[] | select(.level != \"fine\")'")
 
 
@@ -66,6 +69,8 @@ async def _check(found: Found) -> list[Finding]:
     for section, look in (
         ("kafka", _look_at_kafka),
         ("topics", _look_at_topics),
+        ("topics", _look_at_partitioning),
+        ("topics", _look_at_adopted),
         ("schemas", _look_at_schemas),
         ("groups", _look_at_groups),
     ):
@@ -85,18 +90,93 @@ async def _look_at_kafka(connection: Connection, brokers: int) -> list[Finding]:
 
 
 async def _look_at_topics(connection: Connection, brokers: int) -> list[Finding]:
+    from broker_mesh import naming
     from broker_mesh.cli.records import kind_of
     from broker_mesh.control.checks import TopicFacts, check_topics
     from broker_mesh.kafka.topics import replication
 
     names = await connection.admin.topic_names()
-    infos = await connection.admin.describe([name for name in names if kind_of(name) != "record"])
+    sources = {naming.source_of_failures(name) for name in names}
+    infos = await connection.admin.describe(
+        [name for name in names if kind_of(name) != "record" or name in sources]
+    )
     configs = await connection.admin.topic_configs(list(infos))
     facts = [
         TopicFacts(info.name, info.partitions, info.replication_factor, config=configs[info.name])
         for info in infos.values()
     ]
     return check_topics(facts, connection.settings, replication(connection.settings, brokers))
+
+
+async def _look_at_partitioning(connection: Connection, _brokers: int) -> list[Finding]:
+    """Look at the newest records of what producers of several kinds may write: a bounded number in all."""
+    import asyncio
+    import threading
+
+    from broker_mesh.cli.newest import starts_of
+    from broker_mesh.cli.sought import beginnings
+    from broker_mesh.control.partitioning import KeyedRecord, check_partitioning
+    from broker_mesh.kafka.reader import scan
+    from broker_mesh.message import received
+
+    names = await connection.admin.topic_names()
+    adopted = [name for name in names if name in connection.settings.topics]
+    infos = await connection.admin.describe(sorted({*beginnings(names), *adopted}))
+    partitions = {info.name: info.partitions for info in infos.values()}
+    bounds = await connection.groups.bounds(
+        (name, number) for name, count in partitions.items() if count > 1 for number in range(count)
+    )
+    kept = {key: held for key, held in bounds.items() if held.end > held.first}
+    stop = threading.Event()
+
+    def newest() -> list[KeyedRecord]:
+        records = scan(
+            connection.settings,
+            client_id=connection.client_id,
+            partitions={key: held.end for key, held in kept.items()},
+            since=None,
+            stop=stop,
+            start=starts_of(kept, _LOOKED_AT),
+        )
+        return [
+            KeyedRecord(
+                record.topic, record.partition, record.key, received(record, record.topic).envelope.source
+            )
+            for record in records
+            if record.key
+        ]
+
+    try:
+        return check_partitioning(await asyncio.to_thread(newest) if kept else [], partitions)
+    finally:
+        stop.set()
+
+
+async def _look_at_adopted(connection: Connection, _brokers: int) -> list[Finding]:
+    from broker_mesh.cli.adopted import read_adopted
+    from broker_mesh.cli.adopting import from_here
+    from broker_mesh.cli.connection import read_registry
+    from broker_mesh.contracts.files import file_of_topic
+    from broker_mesh.control.adopted import AdoptedFacts, check_adopted, missing_schema
+
+    adopted = await read_adopted(connection)
+    if not adopted:
+        return []
+    await read_registry(connection)
+    names = set(await connection.admin.topic_names())
+    facts = []
+    for topic, adoption in sorted(adopted.items()):
+        subject = adoption.subject_of(topic)
+        file = file_of_topic(connection.settings.schemas, topic)
+        problem = (
+            missing_schema(subject, is_foreign=connection.registry.is_foreign(subject))
+            if connection.registry.latest(subject) is None
+            else None
+        )
+        facts.append(
+            AdoptedFacts(topic, adoption, topic in names, problem, str(from_here(file)), file.exists())
+        )
+    return check_adopted(facts)
 
 
 async def _look_at_schemas(connection: Connection, _brokers: int) -> list[Finding]:
@@ -117,7 +197,9 @@ def _files(connection: Connection) -> list[SchemaFacts]:
     registry = connection.registry
     return [
         SchemaFacts(subject, registry.find(subject, schema) is not None, registry.check(subject, schema))
-        for subject, schema in load_schema_files(connection.settings.schemas).items()
+        for subject, schema in load_schema_files(
+            connection.settings.schemas, connection.settings.topics
+        ).items()
     ]
 
 

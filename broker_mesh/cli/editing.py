@@ -19,6 +19,7 @@ from broker_mesh.cli.output import print_error, print_note, printable
 from broker_mesh.contracts.codec import Codec
 from broker_mesh.contracts.plain_json import json_to_value
 from broker_mesh.contracts.registry import Registry
+from broker_mesh.contracts.values import is_json
 from broker_mesh.dead_letters import DeadLetter
 from broker_mesh.errors import FailedPrecondition, InvalidArgument, SchemaError, SettingsError
 
@@ -115,8 +116,9 @@ class Editor:
             body = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InvalidArgument(f"the edited body is not valid JSON: {error}") from error
-        codec = self._codec(self._to or letter.operation)
-        if codec is not None:
+        name = self._to or letter.operation
+        codec = self._codec(name)
+        if codec is not None and (naming.is_target(name) or not is_json(letter.record.value)):
             if not isinstance(body, dict):
                 raise SchemaError(f"{codec.subject}: the edited body is no JSON object")
             codec.encode(json_to_value(codec.schema, body, codec.subject))

@@ -29,23 +29,27 @@ def choose_topics(name: str, topics: Iterable[str]) -> list[str]:
     """Choose the topics to follow.
 
     Args:
-        name: an operation (with its retries, dead letters, and the topics where callers get replies), an event
-            (with its subscribers' retries and dead letters), a service (all it owns), or any topic.
+        name: an operation (with its retries, dead letters, and the topics where callers get replies), an event or
+            any other topic (with its subscribers' retries and dead letters), or a service (all it owns).
         topics: those that exist.
     """
     existing = list(topics)
     if "." not in name:
-        owned = [topic for topic in existing if naming.owner(topic) == name]
-        return owned or [topic for topic in existing if topic == name]
+        return [
+            topic
+            for topic in existing
+            if naming.owner(topic) == name or naming.source_of_failures(topic) == name
+        ]
     if name not in existing:
         return []
-    if not naming.is_target(name):
-        return [name]
-    failures = (naming.retry_topic(name), naming.dead_topic(name))
-    if naming.is_event(name):
-        beside = tuple(f".from.{failure}" for failure in failures)
-        return [topic for topic in existing if topic == name or topic.endswith(beside)]
-    return [topic for topic in existing if topic in (name, *failures) or topic.endswith(".replies")]
+    is_operation = naming.is_target(name) and not naming.is_event(name)
+    return [
+        topic
+        for topic in existing
+        if topic == name
+        or naming.source_of_failures(topic) == name
+        or (is_operation and topic.endswith(naming.reply_topic("")))
+    ]
 
 
 def belongs(name: str, record: Record) -> bool:

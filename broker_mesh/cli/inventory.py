@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from broker_mesh import naming
+from broker_mesh.adoption import Adoption
 from broker_mesh.cli.connection import Connection
 from broker_mesh.cli.records import kind_of
 from broker_mesh.errors import NotFound
 from broker_mesh.kafka.groups import Bounds, Group, Partition, lag
 from broker_mesh.settings import nearest
 
-_KINDS = {"request": "operation", "event": "event", "reply": "replies"}
-_ORDER = ("operation", "event", "replies")
+_KINDS = {"request": "operation", "event": "event", "reply": "replies", "record": "topic"}
+_ORDER = ("operation", "event", "replies", "topic")
 
 
 class Row(NamedTuple):
     """A line of `mesh topics list`.
 
     Args:
-        name: the operation, event or reply topic.
-        kind: "operation", "event" or "replies".
-        service: its owner.
+        name: the operation, event or reply topic; or the topic of other programs.
+        kind: "operation", "event", "replies" or "topic".
+        service: its owner; of other programs' topics, as mesh.toml says; None where it says nothing.
         partitions, replication_factor: of its topic.
         waiting: records that the owner's group has before it; None where no group of the owner reads it.
         dead_letters: kept for it, those of an event's subscribers included; None where there can be none.
@@ -29,7 +31,7 @@ class Row(NamedTuple):
 
     name: str
     kind: str
-    service: str
+    service: str | None
     partitions: int
     replication_factor: int
     waiting: int | None
@@ -44,13 +46,15 @@ class Committed(NamedTuple):
 
 
 async def inventory(connection: Connection) -> list[Row]:
-    """List the topics of the mesh with what waits in them.
+    """List the topics of the mesh with what waits in them, and those of other programs that it reads or has adopted.
 
     Raises:
         MeshError: Kafka can't be asked.
     """
     names = [name for name in await connection.admin.topic_names() if not name.startswith("_")]
-    shown = [name for name in names if kind_of(name) in _KINDS]
+    adopted = connection.settings.topics
+    others = {naming.source_of_failures(name) for name in names} | adopted.keys()
+    shown = [name for name in names if kind_of(name) in ("request", "event", "reply") or name in others]
     dead = {name: _dead_topics(name, names) for name in shown}
     infos = await connection.admin.describe(
         [*shown, *(topic for topics in dead.values() for topic in topics)]
@@ -67,7 +71,7 @@ async def inventory(connection: Connection) -> list[Row]:
         Row(
             name,
             _KINDS[kind_of(name)],
-            naming.owner(name),
+            _owner(name, adopted),
             infos[name].partitions,
             infos[name].replication_factor,
             _waiting(name, kept(name), groups),
@@ -127,9 +131,18 @@ async def read_groups(connection: Connection) -> list[Committed]:
     return [Committed(described[name], await connection.groups.committed(name)) for name in names]
 
 
+def _owner(name: str, adopted: Mapping[str, Adoption]) -> str | None:
+    if kind_of(name) != "record":
+        return naming.owner(name)
+    return adopted[name].owner if name in adopted else None
+
+
 def _dead_topics(name: str, names: list[str]) -> list[str]:
-    own = naming.dead_topic(name)
-    return [topic for topic in names if topic == own or topic.endswith(f".from.{own}")]
+    return [
+        topic
+        for topic in names
+        if topic.endswith(naming.dead_topic("")) and naming.source_of_failures(topic) == name
+    ]
 
 
 def _waiting(name: str, bounds: dict[Partition, Bounds], groups: list[Committed]) -> int | None:

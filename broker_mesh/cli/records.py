@@ -15,6 +15,7 @@ from broker_mesh.contracts.codec import Codec, schema_id_of
 from broker_mesh.contracts.errors import UnknownSchemaId
 from broker_mesh.contracts.plain_json import value_to_json
 from broker_mesh.contracts.registry import Registry
+from broker_mesh.contracts.values import is_json, loads_strictly
 from broker_mesh.errors import MeshError
 from broker_mesh.headers import Envelope
 from broker_mesh.message import Record, received
@@ -56,6 +57,8 @@ class Decoder:
         if data is None or self._registry is None:
             return Value()
         try:
+            if is_json(data):
+                return Value(json=loads_strictly(data, "the value"))
             return Value(json=value_to_json(self._codec(schema_id_of(data), self._registry).decode(data)))
         except MeshError as error:
             return Value(problem=error.message)
@@ -81,8 +84,10 @@ def kind_of(topic: str) -> str:
     """Tell what the records of a topic are: request, event, reply, retry, dead, or record for other programs'."""
     if naming.is_target(topic):
         return "event" if naming.is_event(topic) else "request"
-    last = topic.rpartition(".")[2]
-    return {"retry": "retry", "dead": "dead", "replies": "reply"}.get(last, "record")
+    stem, _, last = topic.rpartition(".")
+    if naming.source_of_failures(topic) is not None:
+        return last
+    return "reply" if topic == naming.reply_topic(stem) and naming.is_group(stem) else "record"
 
 
 def as_json(record: Record, value: Value, *, with_headers: bool) -> dict[str, Any]:

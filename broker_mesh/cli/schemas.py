@@ -157,10 +157,11 @@ async def _judge_folder(
         folder = directory or connection.settings.schemas
         if not folder.is_dir():
             raise NotFound(f"there is no folder {str(folder)!r}: name the one that holds the schema files")
-        schemas = load_schema_files(folder)
+        schemas = load_schema_files(folder, connection.settings.topics)
         if not schemas:
             raise NotFound(
-                f"folder {str(folder)!r} holds no schema file: they are <service>/<version>.<name>.avsc in it"
+                f"folder {str(folder)!r} holds no schema file: they are <service>/<version>.<name>.avsc in it, and "
+                "_topics/<topic>.avsc for adopted topics"
             )
         await read_registry(connection)
         verdicts = [_verdict(connection, subject, schema) for subject, schema in schemas.items()]

@@ -15,7 +15,7 @@ from broker_mesh import headers, naming
 from broker_mesh.cli.connection import Connection
 from broker_mesh.cli.progress import Count
 from broker_mesh.cli.records import kind_of
-from broker_mesh.cli.sought import CLOCK_SLACK_MS, PLACE, Sought, home_of, replay_id_of, since_of
+from broker_mesh.cli.sought import CLOCK_SLACK_MS, PLACE, Sought, beginnings, home_of, replay_id_of, since_of
 from broker_mesh.errors import NotFound
 from broker_mesh.headers import Place, ReplyTo
 from broker_mesh.kafka.claims import Action, Claims
@@ -73,14 +73,15 @@ async def _gather(
     """Find the records of a message, or learn that it is to be looked for by another id or in another place."""
     names = await connection.admin.topic_names()
     search = _Search(connection, sought.id, count)
-    targets = [sought.operation] if sought.operation else [name for name in names if naming.is_target(name)]
+    begun_on = beginnings(names)
+    targets = [sought.operation] if sought.operation else begun_on
     records = await search.read(targets, since=sought.since, first_only=True)
     if records and may_restart and (home := home_of(records)) not in (None, sought.operation):
         return sought._replace(operation=home)
-    sought = _narrowed(sought, records)
+    sought = _narrowed(sought, records, begun_on)
     beside = _beside(sought, names, replied=not records or sought.reply_to is not None)
     records += await search.read(beside, since=sought.since, only=sought.reply_to)
-    sought = _narrowed(sought, records)
+    sought = _narrowed(sought, records, begun_on)
     if not records:
         where = sought.operation or "any topic of the mesh"
         raise NotFound(
@@ -120,7 +121,10 @@ async def _follow_replays(
                 replayed[claim.target] = min(claim.at, replayed.get(claim.target, claim.at))
         letters = []
         for target, at in replayed.items():
-            topics = [target, *_failures(operation_of(target.removesuffix(naming.retry_topic(""))), names)]
+            source = naming.source_of_failures(target) or target
+            topics = dict.fromkeys(
+                [target, *_failures(source, names)]
+            )  # a subscription's target is one of these
             for record in await search.read(topics, since=at - CLOCK_SLACK_MS):
                 if (found := (record.topic, record.partition, record.offset)) not in known:
                     known.add(found)
@@ -207,11 +211,11 @@ class _Search:
         )
 
 
-def _narrowed(sought: Sought, records: Sequence[Record]) -> Sought:
+def _narrowed(sought: Sought, records: Sequence[Record], begun_on: Sequence[str]) -> Sought:
     """Add what the records found so far tell of where others are."""
     for record in records:
         operation = operation_of(stem_of(record))
-        if sought.operation is None and naming.is_target(operation):
+        if sought.operation is None and operation in begun_on:
             sought = sought._replace(operation=operation)
         if sought.reply_to is None:
             sought = sought._replace(reply_to=received(record, record.topic).envelope.reply_to)
@@ -224,21 +228,21 @@ def _beside(sought: Sought, names: Sequence[str], *, replied: bool) -> list[str]
     if operation is None:
         return [name for name in names if kind_of(name) in ("retry", "dead", "reply")]
     chosen = _failures(operation, names)
-    if not replied or naming.is_event(operation):
+    if not replied or naming.is_event(operation) or not naming.is_target(operation):
         return chosen
     replies = [name for name in names if kind_of(name) == "reply"]
     return [*chosen, *(replies if sought.reply_to is None else [sought.reply_to.topic])]
 
 
 def _failures(operation: str, names: Sequence[str]) -> list[str]:
-    """Choose the topics of an operation's, or of all an event's subscribers', retries and dead letters."""
+    """Choose the topics of an operation's, or of all a topic's subscribers', retries and dead letters."""
+    return [name for name in names if naming.source_of_failures(name) == operation]
+
+
+def _subscriptions(source: str, names: Sequence[str]) -> list[str]:
+    dead = naming.dead_topic("")
     return [
-        name
+        name.removesuffix(dead)
         for name in names
-        if kind_of(name) in ("retry", "dead") and operation_of(name.rpartition(".")[0]) == operation
+        if name.endswith(dead) and naming.source_of_failures(name) == source and name != f"{source}{dead}"
     ]
-
-
-def _subscriptions(event: str, names: Sequence[str]) -> list[str]:
-    suffix = f".from.{naming.dead_topic(event)}"
-    return [name.removesuffix(naming.dead_topic("")) for name in names if name.endswith(suffix)]

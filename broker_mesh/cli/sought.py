@@ -54,13 +54,19 @@ async def understand(connection: Connection, text: str, operation: str | None) -
         MeshError: Kafka can't be asked.
     """
     names = await connection.admin.topic_names()
-    if operation is not None and not (operation in names and naming.is_target(operation)):
+    if operation is not None and (operation not in names or operation.startswith("_")):
         hint = nearest(operation, filter(naming.is_target, names)) or "; mesh topics list shows what there is"
         raise NotFound(f"there is no operation or event {operation!r}{hint}")
     sought = await _meant(connection, text, names)
     if operation is not None and sought.operation not in (None, operation):
         raise InvalidArgument(f"{text[:60]!r} is of {sought.operation}, not of {operation}")
     return sought._replace(operation=operation or sought.operation)
+
+
+def beginnings(names: Sequence[str]) -> list[str]:
+    """Choose the topics that messages begin on: operations, events, and those of other programs with a subscriber."""
+    read = {naming.source_of_failures(name) for name in names}
+    return [name for name in names if naming.is_target(name) or name in read]
 
 
 def since_of(message_id: str) -> int | None:
@@ -95,7 +101,8 @@ async def _meant(connection: Connection, text: str, names: Sequence[str]) -> Sou
     if place.topic not in names:
         hint = nearest(place.topic, names) or "; mesh topics list shows what there is"
         raise NotFound(f"there is no topic {place.topic!r}{hint}")
-    if kind_of(place.topic) == "record":
+    begun_on = beginnings(names)
+    if kind_of(place.topic) == "record" and place.topic not in begun_on:
         raise InvalidArgument(
             f"{place.topic} is no topic of the mesh; 'mesh tap {place.topic}' shows its records"
         )
@@ -106,11 +113,11 @@ async def _meant(connection: Connection, text: str, names: Sequence[str]) -> Sou
         return Sought(text, None, operation_of(stem_of(_nothing_at(place))) or None)
     message_id = id_of(record)
     since = since_of(message_id)
-    if since is None and naming.is_target(record.topic):
+    if since is None and record.topic in begun_on:
         since = record.timestamp - CLOCK_SLACK_MS
     operation = home_of([record]) or operation_of(stem_of(record))
     reply_to = received(record, record.topic).envelope.reply_to
-    return Sought(message_id, since, operation if naming.is_target(operation) else None, reply_to)
+    return Sought(message_id, since, operation if operation in begun_on else None, reply_to)
 
 
 def _nothing_at(place: Place) -> Record:

@@ -10,8 +10,9 @@ from broker_mesh import naming
 from broker_mesh.cli.output import printable
 from broker_mesh.cli.records import as_clock, as_text, as_time
 from broker_mesh.headers import Envelope
+from broker_mesh.standing import Ending, Standing
 from broker_mesh.status import StatusCode
-from broker_mesh.story import Ending, Standing, Step, Story, What
+from broker_mesh.story import Step, Story, What
 
 HEADINGS = ("TIME", "AFTER", "WHAT", "WHERE", "WHY")
 

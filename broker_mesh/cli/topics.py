@@ -59,7 +59,7 @@ def list_topics(bootstrap_servers: BootstrapServers = None, output: Output = Out
         [
             row.name,
             row.kind,
-            row.service,
+            row.service or "-",
             str(row.partitions),
             str(row.replication_factor),
             _count(row.waiting),

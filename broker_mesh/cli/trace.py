@@ -11,7 +11,8 @@ from broker_mesh.cli.output import Output, OutputFormat, print_json, print_line,
 
 if TYPE_CHECKING:
     from broker_mesh.cli.connection import Connection
-    from broker_mesh.story import Standing, Story
+    from broker_mesh.standing import Standing
+    from broker_mesh.story import Story
 
 EXAMPLES = examples(
     "mesh trace 01936b2e-7c1f-7a40-9d3b-2f6f0c1a5e77",
@@ -81,16 +82,16 @@ async def _trace(
 
 
 async def _standings(connection: Connection, told: Story, subscriptions: list[str]) -> list[Standing]:
-    from broker_mesh import naming
+    from broker_mesh.cli.inventory import read_groups
     from broker_mesh.message import now_ms
-    from broker_mesh.story import Group, standings
+    from broker_mesh.standing import Group, readers, standings
 
-    stems = subscriptions or list({step.stem for step in told.steps})
-    names = sorted({naming.group(naming.owner(stem)) for stem in stems})
-    described = await connection.groups.describe(names)
-    groups = {
-        name: Group(await connection.groups.committed(name), len(described[name].members))
-        for name in names
-        if described[name].exists
+    found = await read_groups(connection)
+    groups = {each.group.name: Group(each.offsets, len(each.group.members)) for each in found}
+    reading = {
+        each.group.name: {topic for topic, _ in each.offsets}
+        | {topic for member in each.group.members for topic, _ in member.partitions}
+        for each in found
+        if each.group.exists
     }
-    return standings(told, subscriptions, groups, now_ms())
+    return standings(told, readers(told, subscriptions, reading), groups, now_ms())

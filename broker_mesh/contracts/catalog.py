@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from broker_mesh import naming
 from broker_mesh.contracts.codec import Codec
-from broker_mesh.contracts.errors import UnknownSchemaId
+from broker_mesh.contracts.errors import NoSchema, UnknownSchemaId
 from broker_mesh.contracts.models import check_binding, schema_of_model
 from broker_mesh.contracts.registry import Registry
 from broker_mesh.contracts.schema import AvroSchema
@@ -88,6 +88,26 @@ class Catalog:
             self._bound[target] = Bound(
                 codecs[0], codecs[1] if len(codecs) > 1 else None, target.key, float("inf")
             )
+
+    async def own_file(self, event: str) -> bool:
+        """Register the schema that the folder has of an event of this service, which is published by its name alone.
+
+        Returns:
+            Whether the folder has one.
+
+        Raises:
+            SchemaError: the schema breaks compatibility.
+            MeshError: the registry can't be read or written.
+        """
+        subject = naming.value_subject(event)
+        schema = self._files.get(subject)
+        if schema is None:
+            return False
+        await self.read_registry()
+        latest = self._registry.latest(subject)
+        if latest is None or _without_key(latest.schema) != _without_key(schema):
+            await asyncio.to_thread(self._registry.register_all, {subject: schema})
+        return True
 
     async def ready(self, target: Target) -> None:
         """Make a target's schemas known, to call it or to subscribe to it.
@@ -239,8 +259,8 @@ class Catalog:
 
 
 def is_unknown_schema(error: SchemaError) -> bool:
-    """Tell the one decoding error that reading the registry may cure."""
-    return isinstance(error, UnknownSchemaId)
+    """Tell the decoding errors that reading the registry may cure: what they lack may have been registered since."""
+    return isinstance(error, (UnknownSchemaId, NoSchema))
 
 
 def _subjects(target: Operation[Any, Any] | Event[Any]) -> list[tuple[str, type[BaseModel], str | None]]:

@@ -22,6 +22,10 @@ class NotAvro(SchemaError):
     """The bytes do not begin as Confluent's wire format does: magic byte 0 and a schema id of 4 bytes."""
 
 
+class NotJson(SchemaError):
+    """The bytes are no JSON text, where JSON was promised."""
+
+
 class UnknownSchemaId(SchemaError):
     """No schema with this id is known here; it is wrong for good only once the registry was read to its end.
 
@@ -40,6 +44,23 @@ class UnknownSchemaId(SchemaError):
 
 class Undecodable(SchemaError):
     """The bytes are cut short, go on after the value, or are no value of the schema that their id names."""
+
+
+class NoSchema(SchemaError):
+    """Nothing is registered under a topic's subject, so its values can't be checked.
+
+    Args:
+        topic: whose values.
+        subject: under which its schema is looked for.
+    """
+
+    def __init__(self, topic: str, subject: str) -> None:
+        super().__init__(
+            f"{topic}: nothing is registered under the subject {subject!r}, so its values can't be checked: register "
+            f"a schema, as with 'mesh schemas register'",
+            details={"subject": subject},
+        )
+        self.subject = subject
 
 
 class IncompatibleSchema(SchemaError):

@@ -6,6 +6,7 @@ On the way of a message: before it, when a mesh starts and when `mesh schemas` a
 ``schemas/fleet/v1.find-aircraft.avsc``              ``fleet.v1.find-aircraft-value``
 ``schemas/fleet/v1.find-aircraft.reply.avsc``        ``fleet.v1.find-aircraft.reply-value``
 ``schemas/dispatch/v1.events.flight-departed.avsc``  ``dispatch.v1.events.flight-departed-value``
+``schemas/_topics/legacy_orders.avsc``               of the adopted topic ``legacy_orders``
 ==================================================  ==========================================
 """
 
@@ -13,24 +14,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from broker_mesh import naming
+from broker_mesh.adoption import Adoption, check_adoptable
 from broker_mesh.contracts.canonical import NAMED, full_name
 from broker_mesh.contracts.schema import AvroSchema, loads
 from broker_mesh.errors import SchemaError, SettingsError
 
 SUFFIX = ".avsc"
+
+TOPICS_FOLDER = "_topics"
+"""Of adopted topics; no service can have that name."""
+
 _REPLY = ".reply"
 
 
-def load_schema_files(directory: Path) -> dict[str, AvroSchema]:
+def load_schema_files(
+    directory: Path, adopted: Mapping[str, Adoption] = MappingProxyType({})
+) -> dict[str, AvroSchema]:
     """Read all schema files of a folder.
 
     A file may use named types that other files of its service define; what is returned is complete in itself.
 
     Args:
         directory: holds one folder per service; one that does not exist holds none.
+        adopted: what is said of adopted topics: it may name another subject than `<topic>-value`.
 
     Returns:
         The schemas by subject, in the order of their file names.
@@ -45,16 +55,23 @@ def load_schema_files(directory: Path) -> dict[str, AvroSchema]:
         raise SchemaError(f"{stray}: schema files belong into their service's folder: {directory}/<service>/")
     schemas: dict[str, AvroSchema] = {}
     for folder in sorted(path for path in directory.iterdir() if path.is_dir()):
-        schemas |= _load_service(folder)
+        schemas |= _load_folder(folder, adopted)
     return schemas
 
 
-def subject_of(path: Path) -> str:
+def file_of_topic(directory: Path, topic: str) -> Path:
+    """Tell the file for the schema of an adopted topic."""
+    return directory / TOPICS_FOLDER / f"{topic}{SUFFIX}"
+
+
+def subject_of(path: Path, adopted: Mapping[str, Adoption] = MappingProxyType({})) -> str:
     """Tell the subject whose schema a file holds.
 
     Raises:
         SchemaError: the file's name is none of a topic.
     """
+    if path.parent.name == TOPICS_FOLDER:
+        return _subject_of_adopted(path, adopted)
     topic = f"{path.parent.name}.{path.name.removesuffix(SUFFIX)}"
     operation = topic.removesuffix(_REPLY)
     is_reply = operation != topic
@@ -72,9 +89,19 @@ def subject_of(path: Path) -> str:
     return naming.reply_subject(operation) if is_reply else naming.value_subject(topic)
 
 
-def _load_service(folder: Path) -> dict[str, AvroSchema]:
+def _subject_of_adopted(path: Path, adopted: Mapping[str, Adoption]) -> str:
+    topic = path.name.removesuffix(SUFFIX)
+    try:
+        check_adoptable(topic)
+    except SettingsError as error:
+        raise SchemaError(f"{path}: the file's name is that of no adopted topic: {error.message}") from error
+    adoption = adopted.get(topic)
+    return naming.value_subject(topic) if adoption is None else adoption.subject_of(topic)
+
+
+def _load_folder(folder: Path, adopted: Mapping[str, Adoption]) -> dict[str, AvroSchema]:
     paths = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX))
-    subjects = {path: subject_of(path) for path in paths}
+    subjects = {path: subject_of(path, adopted) for path in paths}
     definitions = {path: loads(_text(path), str(path)) for path in paths}
     schemas = {}
     for path, subject in subjects.items():

@@ -118,7 +118,12 @@ class Registry:
 
     def latest(self, subject: str) -> RegisteredSchema | None:
         """Give the newest version of a subject, as of the last read."""
-        return next(reversed(self.versions(subject)), None)
+        return self._state.latest(subject)  # without the lock, as in `by_id`
+
+    def is_foreign(self, subject: str) -> bool:
+        """Tell whether a subject has versions, and none that is Avro without references, as of the last read."""
+        with self._memory:
+            return self._state.is_foreign(subject)
 
     def versions(self, subject: str) -> list[RegisteredSchema]:
         """Give all versions of a subject that are not deleted, oldest first, as of the last read."""

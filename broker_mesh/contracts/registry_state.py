@@ -39,13 +39,15 @@ class RegistryState:
         self._schemas: dict[int, AvroSchema] = {}
         self._ids: dict[str, int] = {}
         self._subjects: dict[str, dict[int, _Version]] = {}
+        self._latest: dict[str, RegisteredSchema | None] = {}  # asked for every message of a wrapped client
         self._modes: dict[str | None, Compatibility] = {}
 
     def apply(self, key: bytes, value: bytes | None, offset: int) -> None:
         """Take in a record of the topic; one that makes no sense is logged and skipped."""
+        subject = None
         try:
             parsed = parse_json(key)
-            kind = parsed.get("keytype")
+            kind, subject = parsed.get("keytype"), parsed.get("subject")
             if kind == "SCHEMA":
                 self._apply_schema(parsed, value)
             elif kind == "CONFIG":
@@ -58,6 +60,8 @@ class RegistryState:
             self._skipped(offset, f"{type(error).__name__}: {error}")
         except SchemaError as error:
             self._skipped(offset, error.message)
+        if isinstance(subject, str) and subject in self._subjects:
+            self._latest[subject] = next(reversed(self.versions(subject)), None)
 
     def by_id(self, schema_id: int) -> AvroSchema | None:
         """Give the schema that an id stands for."""
@@ -79,6 +83,15 @@ class RegistryState:
             for _, version in sorted(versions.items())
             if version.registered is not None and not version.deleted
         ]
+
+    def latest(self, subject: str) -> RegisteredSchema | None:
+        """Give a subject's newest version that is not deleted."""
+        return self._latest.get(subject)
+
+    def is_foreign(self, subject: str) -> bool:
+        """Tell whether a subject has versions that are not deleted, and none that can be read."""
+        held = [version for version in self._subjects.get(subject, {}).values() if not version.deleted]
+        return bool(held) and all(version.registered is None for version in held)
 
     def next_version(self, subject: str) -> int:
         """Give the number of a subject's next version; numbers of deleted ones are not used again."""

@@ -13,12 +13,14 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
+from broker_mesh.adoption import Adoption, Validation, step_problem
 from broker_mesh.control.conflicts import refuse_contradictions, without_effect
-from broker_mesh.control.resources import Resource, ResourceMap, access_rules, check_kind
-from broker_mesh.control.store import POLICY_TOPIC, Applied, decode, encode
-from broker_mesh.errors import Aborted, InvalidArgument, NotFound, Unavailable
+from broker_mesh.control.resources import Resource, ResourceMap, Topic, access_rules, check_kind
+from broker_mesh.control.store import POLICY_TOPIC, Applied, NotUnderstood, decode, encode
+from broker_mesh.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from broker_mesh.kafka.fenced import FencedWriter, NewRecord
 from broker_mesh.kafka.table import CompactedTable
 from broker_mesh.message import now_ms
@@ -53,10 +55,11 @@ class Change(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A record that can't be understood: its key as it is, and why."""
+    """A record that can't be understood: its key as it is, why, and whether processes go on without it."""
 
     key: bytes
     reason: str
+    optional: bool = False
 
 
 class Stored(NamedTuple):
@@ -78,16 +81,24 @@ class Plan(NamedTuple):
     warnings: Sequence[str]
 
 
-def plan(desired: ResourceMap, stored: Stored, *, prune: bool) -> Plan:
+def plan(
+    desired: ResourceMap,
+    stored: Stored,
+    *,
+    prune: bool,
+    sections: Mapping[str, Adoption] = MappingProxyType({}),
+) -> Plan:
     """Decide what applying some resources comes to.
 
     Args:
         desired: what is applied, by key.
         stored: what stands.
         prune: whether what stands and is not among them is deleted.
+        sections: what mesh.toml says of adopted topics where no `Topic` resource stands.
 
     Raises:
         InvalidArgument: an access rule among them would contradict another that holds then.
+        FailedPrecondition: a topic would go from off to enforce at once.
     """
     changes = []
     for key, after in desired.items():
@@ -100,9 +111,30 @@ def plan(desired: ResourceMap, stored: Stored, *, prune: bool) -> Plan:
         extra = sorted({*standing, *stored.unreadable} - desired.keys())
         changes += [Change(key, Effect.DELETED, standing.get(key), None) for key in extra]
         standing = {}
+    _refuse_leaps(changes, sections)
     rules = access_rules({**standing, **desired}.values())
     refuse_contradictions(rules, among={rule.name for rule in access_rules(desired.values())})
     return Plan(changes, without_effect(rules))
+
+
+def _refuse_leaps(changes: Sequence[Change], sections: Mapping[str, Adoption]) -> None:
+    """Return where every topic goes one step at a time.
+
+    Raises:
+        FailedPrecondition: one does not.
+    """
+    for change in changes:
+        topic = change.after or change.before
+        if not isinstance(topic, Topic):
+            continue
+        section = sections.get(topic.name)
+        before, after = (
+            each.spec.mode if isinstance(each, Topic) else Validation.OFF if section is None else section.mode
+            for each in (change.before, change.after)
+        )
+        problem = step_problem(before, after)
+        if problem is not None:
+            raise FailedPrecondition(f"topic {topic.name!r}: {problem}")
 
 
 class PolicyStore:
@@ -130,6 +162,10 @@ class PolicyStore:
             return Stored({}, {})
         return _understood(table)
 
+    def plan(self, desired: ResourceMap, stored: Stored, *, prune: bool) -> Plan:
+        """Decide as `plan` does, where the settings say what holds for topics without a resource."""
+        return plan(desired, stored, prune=prune, sections=self._settings.topics)
+
     def apply(self, desired: ResourceMap, *, prune: bool) -> Plan:
         """Write what differs, and return when it can be read back; what was applied is what is returned.
 
@@ -139,12 +175,13 @@ class PolicyStore:
 
         Raises:
             InvalidArgument: an access rule would contradict another; nothing is written.
+            FailedPrecondition: a topic would go from off to enforce at once; nothing is written.
             Unavailable: Kafka did not answer in time, or other writers were always faster.
             MeshError: what else Kafka reports.
         """
 
         def decided(stored: Stored) -> tuple[Plan, Sequence[Change]]:
-            found = plan(desired, stored, prune=prune)
+            found = self.plan(desired, stored, prune=prune)
             return found, found.changes
 
         return self._write(decided)
@@ -155,6 +192,7 @@ class PolicyStore:
         Raises:
             InvalidArgument: there is no such kind.
             NotFound: there is no such resource.
+            FailedPrecondition: it holds a topic off that mesh.toml has enforced.
             Unavailable, MeshError: as for `apply`.
         """
 
@@ -162,6 +200,7 @@ class PolicyStore:
             (key,) = find(stored, kind, name)
             applied = stored.applied.get(key)
             change = Change(key, Effect.DELETED, applied.resource if applied else None, None)
+            _refuse_leaps([change], self._settings.topics)
             return change, [change]
 
         return self._write(decided)
@@ -243,7 +282,7 @@ def _understood(table: CompactedTable) -> Stored:
         try:
             applied[name] = decode(key, value)
         except InvalidArgument as error:
-            unreadable[name] = Unreadable(key, error.message)
+            unreadable[name] = Unreadable(key, error.message, isinstance(error, NotUnderstood))
     return Stored(applied, unreadable)
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from broker_mesh import naming
+from broker_mesh.adoption import Adoption
 from broker_mesh.kafka.topics import DEFAULT_MAX_MESSAGE_BYTES, HEADROOM_BYTES, Replication
 from broker_mesh.settings import Settings
 
@@ -80,6 +81,9 @@ def check_settings(settings: Settings, origins: Mapping[str, str]) -> list[Findi
     findings = []
     for name, origin in origins.items():
         prefix, _, key = name.partition(".")
+        if name == "topics":
+            findings += [_shown_topic(topic, said, origin) for topic, said in settings.topics.items()]
+            continue
         shown = _masked(key, settings.kafka[key]) if prefix == "kafka" else getattr(settings, name)
         findings.append(Finding(section, Level.FINE, f"{name} = {shown} (from {origin})"))
     if settings.concurrency > settings.max_in_flight:
@@ -92,6 +96,11 @@ def check_settings(settings: Settings, origins: Mapping[str, str]) -> list[Findi
             )
         )
     return findings
+
+
+def _shown_topic(topic: str, adoption: Adoption, origin: str) -> Finding:
+    told = ", ".join(f"{name} {value}" for name, value in adoption.model_dump(exclude_none=True).items())
+    return Finding("settings", Level.FINE, f'topics."{topic}": {told} (from {origin})')
 
 
 def check_kafka(servers: str, brokers: int, settings: Settings, config: Mapping[str, str]) -> list[Finding]:
@@ -154,14 +163,15 @@ def check_topics(topics: Iterable[TopicFacts], settings: Settings, kept: Replica
     """Judge the topics of the mesh: those of operations, events, subscriptions and replies.
 
     Args:
-        topics: all that there are.
+        topics: all that there are; and those of other programs that are subscribed to, which are theirs to configure.
         settings: of the mesh.
         kept: how topics are to be replicated.
     """
     by_name = {topic.name: topic for topic in topics}
     findings = []
     for topic in by_name.values():
-        problems = [*_misconfigured(topic, settings, kept), *_mismatched(topic, by_name)]
+        configured = _misconfigured(topic, settings, kept) if naming.is_of_the_mesh(topic.name) else ()
+        problems = [*configured, *_mismatched(topic, by_name)]
         if problems:
             findings += [
                 Finding("topics", level, f"{topic.name}: {what}", todo) for level, what, todo in problems
@@ -325,13 +335,15 @@ def _short_kept(topic: TopicFacts, settings: Settings) -> Iterable[_Problem]:
 
 def _mismatched(topic: TopicFacts, by_name: Mapping[str, TopicFacts]) -> Iterable[_Problem]:
     """Compare an operation with the retry and dead-letter topics beside it, and a subscription's with its event."""
-    event = by_name.get(topic.name.partition(".from.")[2].rpartition(".")[0])
-    if event is not None and event.partitions != topic.partitions:
+    subscription = naming.parse_subscription(topic.name.rpartition(".")[0])
+    source = None if subscription is None else by_name.get(subscription.source)
+    if source is not None and source.partitions != topic.partitions:
+        what = "event" if naming.is_target(source.name) else "source"
         yield (
             Level.PROBLEM,
-            f"it has {_count(topic.partitions, 'partition')}, its event has {event.partitions}: "
-            "an event and its retry would come to different instances",
-            f"give {(topic if topic.partitions < event.partitions else event).name} as many as the other",
+            f"it has {_count(topic.partitions, 'partition')}, its {what} {source.name} has {source.partitions}: "
+            "a record and its retry would come to different instances",
+            f"give {(topic if topic.partitions < source.partitions else source).name} as many as the other",
         )
     is_operation = naming.is_target(topic.name) and not naming.is_event(topic.name)
     for name in (naming.retry_topic(topic.name), naming.dead_topic(topic.name)):

@@ -17,7 +17,7 @@ def contradictions(rules: Iterable[Rule]) -> list[tuple[Rule, Rule]]:
     by_calls: dict[object, dict[Action, Rule]] = {}
     found = []
     for rule in rules:
-        calls = rule.to, frozenset(rule.operations), frozenset(rule.callers)
+        calls = rule.to, frozenset(rule.operations), frozenset(rule.topics), frozenset(rule.callers)
         same = by_calls.setdefault(calls, {})
         opposite = {Action.ALLOW: Action.DENY, Action.DENY: Action.ALLOW}.get(rule.action)
         if opposite in same:
@@ -40,8 +40,8 @@ def refuse_contradictions(rules: Iterable[Rule], among: Collection[str] | None =
         if among is None or one.name in among or other.name in among:
             raise InvalidArgument(
                 f"access rules {one.name!r} ({one.action}) and {other.name!r} ({other.action}) contradict each "
-                f"other: both are for {', '.join(one.operations)} of {one.to} from {', '.join(one.callers)}; "
-                "keep one of them"
+                f"other: both are for {', '.join(one.patterns(adopted=True))} of {one.to} from "
+                f"{', '.join(one.callers)}; keep one of them"
             )
 
 

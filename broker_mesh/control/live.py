@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from broker_mesh.adoption import Adoption
 from broker_mesh.control.conflicts import without_effect
 from broker_mesh.control.policy import Policy
 from broker_mesh.control.resources import ResourceMap
-from broker_mesh.control.store import POLICY_TOPIC
+from broker_mesh.control.store import POLICY_TOPIC, NotUnderstood
 from broker_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError
 from broker_mesh.kafka.reader import TailReader
 from broker_mesh.kafka.table import CompactedTable
@@ -54,7 +55,8 @@ class LivePolicy:
     def __init__(self, settings: Settings, *, client_id: str, files: ResourceMap) -> None:
         self._settings = settings
         self._client_id = client_id
-        self._policy = Policy(files)
+        self._policy = Policy(files, settings.topics)
+        self._left_out: set[bytes] = set()  # keys of what was warned of
         self._position = 0  # offset of the next record that counts
         self._reader: TailReader | None = None
         self._resuming: asyncio.Task[None] | None = None
@@ -65,26 +67,31 @@ class LivePolicy:
         """The access rules that hold now."""
         return self._policy.rules
 
+    @property
+    def adopted(self) -> Mapping[str, Adoption]:
+        """What holds for adopted topics now, by topic: a mapping that is replaced, never changed."""
+        return self._policy.adopted
+
     async def open(self) -> None:
         """Read what holds, and begin to follow it.
 
         Raises:
-            FailedPrecondition: a record can't be understood: a rule that can't be enforced is not left out.
+            FailedPrecondition: a record can't be understood: a rule that can't be enforced is not left out. (What says
+                that it may be left out is, with a warning.)
             MeshError: Kafka can't be asked.
         """
         table = self._table(create=True)
         await asyncio.to_thread(table.read_to_end)
         try:
             for key, value in table.items.items():
-                self._policy.take(key, value)
+                self._take_one(key, value)
         except InvalidArgument as error:
             raise FailedPrecondition(
                 f"{error.message}; what can't be enforced is not left out: update this program, or remove the "
                 "record with 'mesh delete'"
             ) from error
         self._position = table.position
-        if self._policy.compile():
-            self._say("hold")
+        self._compile("hold")
         await self._follow()
 
     async def close(self) -> None:
@@ -116,11 +123,41 @@ class LivePolicy:
     def _take(self, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
         for key, value in entries:
             try:
-                self._policy.take(key, value)
+                self._take_one(key, value)
             except InvalidArgument as error:
                 logger.error("%s; what was known under this name goes on to hold", error.message)
+        self._compile("have changed")
+
+    def _take_one(self, key: bytes, value: bytes | None) -> None:
+        """Take a record, or warn once that one is left out which says that it may be.
+
+        Raises:
+            InvalidArgument: it can't be understood, and is not one to be left out.
+        """
+        try:
+            self._policy.take(key, value)
+        except NotUnderstood as error:
+            if key not in self._left_out:
+                logger.warning(
+                    "%s; it is not about access, so this process goes on without it: update the program",
+                    error.message,
+                )
+            self._left_out.add(key)
+        else:
+            self._left_out.discard(key)
+
+    def _compile(self, what: str) -> None:
         if self._policy.compile():
-            self._say("have changed")
+            self._say(what)
+        for topic in self._policy.compile_topics():
+            adoption = self._policy.adopted.get(topic)
+            logger.info(
+                "topic %s: validation is %s",
+                topic,
+                "as the registry has it: the topic is not adopted any more"
+                if adoption is None
+                else adoption.validation,
+            )
 
     def _failed(self, error: MeshError) -> None:
         self._reader = None

@@ -2,18 +2,22 @@
 
 On the way of a message: beside it. Read from YAML (`files.py`) and from `_mesh.policy` (`store.py`), and compiled to
 what the layers ask (`policy.py`). A field nobody knows is refused: it may be what the writer meant most.
+
+Each kind says whether it is `optional`: whether a process that does not know the kind, or a field of it, may go on
+without it. A rule about access never is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from broker_mesh import naming
+from broker_mesh.adoption import Adoption, check_adoptable
 from broker_mesh.errors import InvalidArgument, SettingsError
 from broker_mesh.layers.authorize import WILDCARD, Action, Rule
 from broker_mesh.settings import nearest
@@ -25,6 +29,7 @@ _NAME = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _LONGEST_NAME = 100
 _SERVICE_PATTERN = re.compile(r"[a-z0-9*-]+")
 _OPERATION_PATTERN = re.compile(r"[v*][a-z0-9.*-]*")
+_TOPIC_PATTERN = re.compile(r"[A-Za-z0-9._*-]+")
 
 
 def _checked_name(name: str) -> str:
@@ -61,8 +66,24 @@ def _checked_operation(pattern: str) -> str:
     return pattern
 
 
+def _checked_topic(topic: str) -> str:
+    try:
+        return check_adoptable(topic)
+    except SettingsError as error:
+        raise ValueError(error.message) from error
+
+
+def _checked_topic_pattern(pattern: str) -> str:
+    if WILDCARD not in pattern:
+        return _checked_topic(pattern)
+    if not _TOPIC_PATTERN.fullmatch(pattern):
+        raise ValueError(f"{pattern!r} matches no topic: write a topic's name, with '*' for any characters")
+    return pattern
+
+
 ServicePattern = Annotated[str, AfterValidator(_checked_service)]
 OperationPattern = Annotated[str, AfterValidator(_checked_operation)]
+TopicPattern = Annotated[str, AfterValidator(_checked_topic_pattern)]
 ActionName: TypeAlias = Literal["allow", "deny", "audit"]
 
 
@@ -74,13 +95,18 @@ class AccessSpec(_Strict):
     """Who may call what; `docs/guide/access.md` has the words."""
 
     to: ServicePattern
-    operations: list[OperationPattern] = Field(min_length=1)
+    operations: list[OperationPattern] | None = Field(default=None, min_length=1)
+    topics: list[TopicPattern] | None = Field(default=None, min_length=1)
     callers: list[ServicePattern] = Field(min_length=1, alias="from")
     action: ActionName
 
     @model_validator(mode="after")
     def _without_owner(self) -> AccessSpec:
-        for pattern in self.operations:
+        if self.operations is None and self.topics is None:
+            raise ValueError(
+                "a rule without operations matches nothing: name one, or '*' for all; or name adopted topics in topics"
+            )
+        for pattern in self.operations or ():
             if pattern.startswith(f"{self.to}."):
                 raise ValueError(
                     f"operation {pattern!r} repeats the service: write {pattern.removeprefix(f'{self.to}.')!r}"
@@ -91,6 +117,8 @@ class AccessSpec(_Strict):
 class Access(_Strict):
     """An access rule."""
 
+    optional: ClassVar[bool] = False
+
     kind: Literal["Access"]
     name: Annotated[str, AfterValidator(_checked_name)]
     spec: AccessSpec
@@ -98,7 +126,14 @@ class Access(_Strict):
     def rule(self) -> Rule:
         """Give the rule as the authorize layer takes it."""
         spec = self.spec
-        return Rule(self.name, spec.to, tuple(spec.operations), tuple(spec.callers), Action(spec.action))
+        return Rule(
+            self.name,
+            spec.to,
+            tuple(spec.operations or ()),
+            tuple(spec.callers),
+            Action(spec.action),
+            tuple(spec.topics or ()),
+        )
 
 
 class AccessDefault(_Strict):
@@ -116,14 +151,30 @@ class MeshSpec(_Strict):
 class MeshDefaults(_Strict):
     """The defaults of the whole mesh; there is one such resource, and its name is `default`."""
 
+    optional: ClassVar[bool] = False
+
     kind: Literal["Mesh"]
     name: Literal["default"]
     spec: MeshSpec
 
 
-Resource: TypeAlias = Access | MeshDefaults
+class Topic(_Strict):
+    """A topic that was there before the mesh; in place of its section in mesh.toml."""
 
-KINDS: Mapping[str, type[Access] | type[MeshDefaults]] = {"Access": Access, "Mesh": MeshDefaults}
+    optional: ClassVar[bool] = True
+
+    kind: Literal["Topic"]
+    name: Annotated[str, AfterValidator(_checked_topic)]
+    spec: Adoption
+
+
+Resource: TypeAlias = Access | MeshDefaults | Topic
+
+KINDS: Mapping[str, type[Access] | type[MeshDefaults] | type[Topic]] = {
+    "Access": Access,
+    "Mesh": MeshDefaults,
+    "Topic": Topic,
+}
 
 ResourceMap: TypeAlias = Mapping[str, Resource]
 """Resources by their keys."""
@@ -138,12 +189,17 @@ def key_of(resource: Resource) -> str:
 
 def plain(resource: Resource) -> dict[str, Any]:
     """Give a resource as JSON values, in the form in which it is written."""
-    return resource.model_dump(mode="json", by_alias=True)
+    return resource.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def access_rules(resources: Iterable[Resource]) -> list[Rule]:
     """Give the access rules among some resources."""
     return [resource.rule() for resource in resources if isinstance(resource, Access)]
+
+
+def adoptions(resources: Iterable[Resource]) -> dict[str, Adoption]:
+    """Give what some resources say of adopted topics, by topic."""
+    return {resource.name: resource.spec for resource in resources if isinstance(resource, Topic)}
 
 
 def check_kind(kind: str) -> str:

@@ -18,6 +18,14 @@ FORMAT = 1
 """Of the value. A writer that means something else by it counts up, so that nobody misreads it."""
 
 
+OPTIONAL = "optional"
+"""The field that is true where a process that can't understand the record may go on without it."""
+
+
+class NotUnderstood(InvalidArgument):
+    """A record that this process can't understand, and may go on without."""
+
+
 class Applied(NamedTuple):
     """A resource as it was applied.
 
@@ -35,6 +43,8 @@ class Applied(NamedTuple):
 def encode(applied: Applied) -> bytes:
     """Give the value of a resource's record."""
     value = {"format": FORMAT, **plain(applied.resource), "applied": {"by": applied.by, "at": applied.at}}
+    if applied.resource.optional:
+        value[OPTIONAL] = True
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -42,6 +52,7 @@ def decode(key: bytes, value: bytes) -> Applied:
     """Read a record.
 
     Raises:
+        NotUnderstood: it can't be understood, and says that this is no reason to stop.
         InvalidArgument: it can't be understood: something else wrote it, or a newer version of the mesh.
     """
     name = key.decode("utf-8", "backslashreplace")
@@ -55,8 +66,13 @@ def decode(key: bytes, value: bytes) -> Applied:
         raise InvalidArgument(
             f"{place}: its format is {given!r}, and this version of the mesh knows {FORMAT}"
         )
-    document = {field: part for field, part in found.items() if field not in ("format", "applied")}
-    resource = resources.parse(document, lambda _: place)
+    document = {field: part for field, part in found.items() if field not in ("format", "applied", OPTIONAL)}
+    try:
+        resource = resources.parse(document, lambda _: place)
+    except InvalidArgument as error:
+        if found.get(OPTIONAL) is True:
+            raise NotUnderstood(error.message) from error
+        raise
     if key_of(resource) != name:
         raise InvalidArgument(f"{place}: the value is of {key_of(resource)!r}")
     return Applied(resource, *_when(found.get("applied")))

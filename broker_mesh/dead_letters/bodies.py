@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from broker_mesh import naming
 from broker_mesh.contracts.codec import Codec, schema_id_of, value_to_json
-from broker_mesh.contracts.errors import UnknownSchemaId
+from broker_mesh.contracts.errors import NotAvro, UnknownSchemaId
 from broker_mesh.contracts.registry import Registry
+from broker_mesh.contracts.values import is_json, loads_strictly
 from broker_mesh.dead_letters.letter import DeadLetter
 from broker_mesh.errors import SchemaError
 
@@ -40,7 +42,7 @@ class Bodies:
             return replace(letter, problem=error.message)
 
     def value_of(self, letter: DeadLetter) -> Any:
-        """Decode a dead letter by the schema it was written by.
+        """Decode a dead letter by the schema it was written by, or as JSON text.
 
         Raises:
             SchemaError: it can't be decoded.
@@ -49,7 +51,13 @@ class Bodies:
         value = letter.record.value
         if value is None:
             raise SchemaError("the value is null")
-        return self._codec(schema_id_of(value)).decode(value)
+        try:
+            schema_id = schema_id_of(value)
+        except NotAvro:
+            if naming.is_target(letter.operation) or not is_json(value):
+                raise
+            return loads_strictly(value, letter.operation)
+        return self._codec(schema_id).decode(value)
 
     def _codec(self, schema_id: int) -> Codec:
         codec = self._codecs.get(schema_id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from broker_mesh import naming
-from broker_mesh.errors import InvalidArgument, SettingsError
+from broker_mesh.errors import InvalidArgument
 from broker_mesh.headers import Envelope, Place
 from broker_mesh.message import Record, received
 
@@ -22,7 +22,7 @@ class Source(NamedTuple):
     Args:
         topic: of the dead letters.
         stem: what the topic is named after: an operation, or a subscription.
-        operation: the operation, or the event.
+        operation: the operation, the event, or the other programs' topic that is subscribed to.
         subscriber: the service whose subscription it is; None for an operation.
     """
 
@@ -49,16 +49,10 @@ def source_of(topic: str) -> Source | None:
         return None
     if naming.is_target(stem):
         return None if naming.is_event(stem) else Source(topic, stem, stem, None)
-    subscription, separator, event = stem.partition(".from.")
-    service, dot, version = subscription.partition(".")
-    try:
-        naming.check_service(service)
-        naming.check_version(version)
-    except SettingsError:
+    subscription = naming.parse_subscription(stem)
+    if subscription is None:
         return None
-    if not separator or not dot or not (naming.is_event(event) and naming.is_target(event)):
-        return None
-    return Source(topic, stem, event, service)
+    return Source(topic, stem, subscription.source, subscription.service)
 
 
 @dataclass(frozen=True, slots=True)

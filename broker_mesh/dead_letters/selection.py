@@ -26,8 +26,9 @@ class Selection:
     """Conditions that a dead letter meets all of; without any, all dead letters.
 
     Args:
-        service: that failed: the owner of the operation, or the subscriber.
-        operation: an operation; an event, for all its subscribers; or a subscription, as in
+        service: that failed: the owner of the operation, or the subscriber; where there is none of that name, a topic
+            of other programs whose name has no dot, for all its subscribers.
+        operation: an operation; an event or another topic, for all its subscribers; or a subscription, as in
             ``weather.v1.from.dispatch.v1.events.flight-departed``.
         status: any of these it ended with.
         exception: the type that the last attempt raised, as in ``ValueError``.
@@ -105,7 +106,9 @@ class Selection:
         """
         chosen = sources = list(existing)
         if self.service is not None:
-            chosen = [source for source in chosen if source.service == self.service]
+            chosen = [source for source in sources if source.service == self.service]
+            if not chosen and self.operation is None:  # a topic of other programs may look like a service
+                chosen = [source for source in sources if source.operation == self.service]
             if not chosen:
                 names = {source.service for source in sources}
                 raise NotFound(

@@ -30,6 +30,8 @@ _TAKEN_OVER = frozenset(
     {
         KafkaError._FENCED,
         KafkaError._STATE,
+        # How produce() tells of it, once librdkafka has learnt of it after the transaction's beginning.
+        KafkaError._FATAL,
         # What Kafka 4.3 was seen to answer to a commit that ran into the next writer's opening.
         KafkaError.UNKNOWN,
     }

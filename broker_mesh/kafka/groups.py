@@ -7,6 +7,7 @@ ask only at their start, and where partitions end that rest.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -24,6 +25,15 @@ Partition: TypeAlias = tuple[str, int]
 
 # Of the states that Kafka tells, those in which a group has no member.
 _WITHOUT_MEMBERS = frozenset({"EMPTY", "DEAD"})
+
+
+# What a partition's broker says that has not taken it up yet.
+_NOT_SERVED_YET = frozenset(
+    {"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH"}
+    | {"OFFSET_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"}
+    | {"_NOENT"}  # the client itself has not heard of a leader; also of a partition that does not exist
+)
+_ASK_AGAIN_SECONDS = 0.02
 
 
 class Member(NamedTuple):
@@ -195,14 +205,34 @@ class Groups:
         return int(entry.value) / 1000 if entry is not None and entry.value else None
 
     async def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec) -> dict[Partition, int]:
-        request = {TopicPartition(*key): spec for key in partitions}
-        futures = self._client.list_offsets(request, request_timeout=self._timeout)
-        return {
-            (place.topic, place.partition): (
-                await _answer(future, f"asking for the offsets of {place.topic}/{place.partition}")
-            ).offset
-            for place, future in futures.items()
-        }
+        """Ask for offsets, and again for those whose leader has just been made and does not know it yet."""
+        patience = time.monotonic() + self._timeout
+        found: dict[Partition, int] = {}
+        left: Sequence[Partition] = partitions
+        while True:
+            request = {TopicPartition(*key): spec for key in left}
+            futures = self._client.list_offsets(request, request_timeout=self._timeout)
+            left = []
+            for place, future in futures.items():
+                key = (place.topic, place.partition)
+                doing = f"asking for the offsets of {place.topic}/{place.partition}"
+                try:
+                    found[key] = (await _answer(future, doing)).offset
+                except MeshError as error:
+                    if error.details.get("kafka") not in _NOT_SERVED_YET or time.monotonic() >= patience:
+                        raise
+                    left.append(key)
+            if not left:
+                return found
+            await asyncio.to_thread(self._hear_of_leaders)
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    def _hear_of_leaders(self) -> None:
+        """Read the cluster's metadata: asked for offsets, librdkafka goes on by what it has once heard of a topic."""
+        try:
+            self._client.list_topics(timeout=self._timeout)
+        except KafkaException as error:
+            raise translate(error, "asking for the leaders of partitions") from error
 
 
 def lag(partitions: Mapping[Partition, Bounds], committed: Mapping[Partition, int]) -> int:

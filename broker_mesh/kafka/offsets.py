@@ -14,6 +14,7 @@ transaction-marker offsets never arrive; they are passed over when the next reco
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 
 
 class OffsetTracker:
@@ -55,6 +56,10 @@ class OffsetTracker:
             else:
                 done -= 1
         return blocking
+
+    def first_open(self, beside: Container[int]) -> int | None:
+        """Give the first offset that is taken and not done, beside some; None where there is none."""
+        return next((offset for offset in self._open if offset not in beside), None)
 
     @property
     def oldest(self) -> int | None:

@@ -41,9 +41,15 @@ def has_key(message: Message) -> bool:
     return message.envelope.idempotency_key is not None and not naming.is_event(message.operation)
 
 
-def scope(message: Message) -> bytes:
-    """Give what a key is one within, beside its operation: the caller, and the key itself; neither has spaces."""
-    return f"{message.envelope.source} {message.envelope.idempotency_key}".encode()
+def scope(message: Message, group: str | None = None) -> bytes:
+    """Give what a key is one within, beside its operation: the caller, and the key itself; neither has spaces.
+
+    Args:
+        message: the request.
+        group: the consumer group that does the work, where it is not the service's own.
+    """
+    own = f"{message.envelope.source} {message.envelope.idempotency_key}"
+    return (own if group is None else f"{own} {group}").encode()
 
 
 def digest(message: Message) -> str:

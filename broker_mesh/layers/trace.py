@@ -10,14 +10,23 @@ former's processing model a malformed `traceparent` begins a new trace and is no
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from opentelemetry import context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -94,6 +103,8 @@ def outbound(tracer: Tracer, *, client_id: str = "") -> Layer[Receipt]:
     def around(rest: Step[Receipt]) -> Step[Receipt]:
         async def step(message: Message) -> Receipt:
             parent = context.get_current()
+            if message.envelope.traceparent and not get_current_span(parent).get_span_context().is_valid:
+                parent = extracted(message)  # a program that passes its trace on by itself
             span = tracer.start_span(
                 f"send {message.topic}",
                 parent,
@@ -190,12 +201,15 @@ def inbound(
                 },
             )
             token = context.attach(set_span_in_context(span, remote))
+            collected = False
             try:
                 if span.is_recording():
                     span.set_attributes(_record_facts(message, group, client_id))
                 with bind(message):
                     outcome = await rest(message)
             except BaseException as error:
+                # What nobody goes on with ends in whatever context garbage is collected: its own is gone with it.
+                collected = isinstance(error, GeneratorExit)
                 _fail(span, error)
                 raise
             else:
@@ -203,12 +217,23 @@ def inbound(
                     _conclude(span, outcome)
                 return outcome
             finally:
-                context.detach(token)
+                if not collected:
+                    context.detach(token)
                 span.end()
 
         return step
 
     return Layer("trace", around)
+
+
+@contextmanager
+def current_as_in(variables: contextvars.Context) -> Iterator[None]:
+    """Have the span be current within the block that is current in another context, with its baggage."""
+    token = context.attach(variables.copy().run(context.get_current))  # a copy: another thread may be in it
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def _facts(message: Message, client_id: str) -> dict[str, AttributeValue]:

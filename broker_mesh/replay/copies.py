@@ -1,17 +1,20 @@
 """The record that is put back: what it keeps of the dead letter, and what it must fit.
 
 On the way of a message: from behind its end to a new beginning. Pure. It keeps the original's key, bytes, id, reply
-address, trace and foreign headers; it loses how it failed and its old deadline, and says which replay it comes from.
+address, trace and foreign headers, and which consumer group it is for; it loses how it failed and its old deadline, and
+says which replay it comes from.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from broker_mesh import headers, naming
 from broker_mesh.contracts.codec import Codec, json_to_value
+from broker_mesh.contracts.values import is_json
 from broker_mesh.dead_letters.letter import DeadLetter
 from broker_mesh.errors import InvalidArgument, MeshError, SchemaError
 from broker_mesh.headers import Envelope, RawHeaders
@@ -41,18 +44,24 @@ class Target:
     """Where dead letters are put back to.
 
     Args:
-        name: the operation or event whose schema they have to fit.
+        name: the operation or event whose schema they have to fit; or the topic of other programs, whose consumer
+            judges anew what it reads.
         topic: that they are written to.
         partitions: how many it has.
-        codec: of its present schema, giving and taking dicts.
+        codec: of its present schema, giving and taking dicts; None for a topic of other programs without one.
         key_field: the field that keys its records, if there is one.
     """
 
     name: str
     topic: str
     partitions: int
-    codec: Codec
+    codec: Codec | None
     key_field: str | None
+
+    @property
+    def is_of_the_mesh(self) -> bool:
+        """Whether all that goes there has to fit the schema."""
+        return naming.is_target(self.name)
 
 
 class Terms(NamedTuple):
@@ -91,9 +100,10 @@ def as_it_was(letter: DeadLetter, target: Target, terms: Terms) -> Copy:
         InvalidArgument: one of its headers is malformed.
     """
     record = letter.record
-    if record.value is None:
-        raise SchemaError(f"the value is null: {target.name} takes an Avro record")
-    target.codec.decode(record.value)
+    if target.is_of_the_mesh:
+        if record.value is None:
+            raise SchemaError(f"the value is null: {target.name} takes an Avro record")
+        _codec_of(target).decode(record.value)
     return _copy(letter, target, terms, value=record.value, key=record.key, partition=record.partition)
 
 
@@ -104,10 +114,15 @@ def edited(letter: DeadLetter, target: Target, terms: Terms, body: Any) -> Copy:
         SchemaError: the body does not fit the target's present schema.
         InvalidArgument: its key field can't be a key.
     """
-    schema = target.codec.schema
+    if not target.is_of_the_mesh and is_json(letter.record.value):
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return _copy(
+            letter, target, terms, value=text, key=letter.record.key, partition=letter.record.partition
+        )
+    codec = _codec_of(target)
     if not isinstance(body, dict):
-        raise SchemaError(f"{target.codec.subject}: the edited body is no JSON object")
-    return converted(letter, target, terms, json_to_value(schema, body, target.codec.subject))
+        raise SchemaError(f"{codec.subject}: the edited body is no JSON object")
+    return converted(letter, target, terms, json_to_value(codec.schema, body, codec.subject))
 
 
 def converted(letter: DeadLetter, target: Target, terms: Terms, value: Any) -> Copy:
@@ -117,18 +132,33 @@ def converted(letter: DeadLetter, target: Target, terms: Terms, value: Any) -> C
         SchemaError: the value does not fit that schema.
         InvalidArgument: its key field can't be a key.
     """
-    data = target.codec.encode(value)
+    codec = _codec_of(target)
+    data = codec.encode(value)
     # What the schema has defaults for may be left out of the value, and be the key all the same.
     key = letter.record.key
-    if target.key_field is not None:
-        key = key_of(target.codec.decode(data), target.key_field)
+    if target.key_field is not None and target.is_of_the_mesh:
+        key = key_of(codec.decode(data), target.key_field)
     same_place = key == letter.record.key and target.name == letter.operation
     partition = letter.record.partition if same_place else -1
     return _copy(letter, target, terms, value=data, key=key, partition=partition)
 
 
+def _codec_of(target: Target) -> Codec:
+    if target.codec is None:
+        raise SchemaError(
+            f"topic {target.name!r} has no schema to write an Avro record by: put it back as it is, or register one"
+        )
+    return target.codec
+
+
 def _copy(
-    letter: DeadLetter, target: Target, terms: Terms, *, value: bytes, key: bytes | None, partition: int
+    letter: DeadLetter,
+    target: Target,
+    terms: Terms,
+    *,
+    value: bytes | None,
+    key: bytes | None,
+    partition: int,
 ) -> Copy:
     original = letter.envelope
     envelope = original._replace(
@@ -140,8 +170,10 @@ def _copy(
         origin=original.origin or letter.place,
     )
     kept = _kept(letter, is_changed=value != letter.record.value)
+    if target.name != letter.operation:  # who handles another operation is another group
+        kept = [(name, value) for name, value in kept if name != headers.GROUP]
     # What was malformed may be gone with the headers that are written anew; what is left of it would fail again.
-    if letter.fault is not None and (problem := headers.read(kept)[1]) is not None:
+    if letter.fault is not None and target.is_of_the_mesh and (problem := headers.read(kept)[1]) is not None:
         raise InvalidArgument(problem.message)
     if partition >= target.partitions:
         partition = -1

@@ -82,8 +82,9 @@ class Replayer:
     ) -> Report:
         """Put dead letters back to where they failed: an operation's to its topic, a subscription's to its own retries.
 
-        They keep their id, key, bytes and reply address, and lose their deadline. What the target's present schema
-        does not take is refused: it would only fail again. What is refused stays open.
+        They keep their id, key, bytes and reply address, and lose their deadline. What the present schema of an
+        operation or event does not take is refused: it would only fail again. What is refused stays open. Other
+        programs' topics take everything back as it was; an edited body is written as it was too, as JSON or Avro.
 
         Args:
             selection: which are meant; those that are settled already are left out.
@@ -195,14 +196,16 @@ class Replayer:
             registered = registry.latest(naming.value_subject(name))
             if topic not in described:
                 targets[source] = NotFound(_missing(source, name, topic, names))
-            elif registered is None:
+            elif registered is not None:
+                codec = Codec(registered.subject, registered.schema, registered.id, None, registry)
+                key_field = key_field_of(registered.schema)
+                targets[source] = Target(name, topic, described[topic].partitions, codec, key_field)
+            elif naming.is_target(name):
                 targets[source] = NotFound(
                     f"{name!r} has no schema in the registry: register it, or start its service"
                 )
             else:
-                codec = Codec(registered.subject, registered.schema, registered.id, None, registry)
-                key_field = key_field_of(registered.schema)
-                targets[source] = Target(name, topic, described[topic].partitions, codec, key_field)
+                targets[source] = Target(name, topic, described[topic].partitions, None, None)
         missing = [target for target in targets.values() if isinstance(target, MeshError)]
         if missing and len(missing) == len(targets):
             raise missing[0]

@@ -31,6 +31,7 @@ _SIDE: Final = Label("mesh.side", "side")
 _CALLER: Final = Label("mesh.caller", "caller")
 _PARTITION: Final = Label("messaging.destination.partition.id", "partition")
 _STATE: Final = Label("mesh.partition.state", "state")
+_DIRECTION: Final = Label("mesh.direction", "direction")
 
 
 def _does(name: str, kind: str) -> tuple[tuple[str, str], ...]:
@@ -135,6 +136,13 @@ DEAD_LETTERS: Final = Instrument(
     "Dead letters that Kafka has acknowledged.",
     (_OPERATION, _STATUS),
 )
+AUDITED_VALUES: Final = Instrument(
+    "mesh.validation.audited",
+    Kind.COUNTER,
+    "{message}",
+    "Values that did not fit their topic's schema and passed, since the topic is audited: sent or received.",
+    (_TOPIC, _DIRECTION),
+)
 LAG: Final = Instrument(
     "mesh.consumer.lag",
     Kind.GAUGE,
@@ -162,5 +170,15 @@ PARTITIONS: Final = Instrument(
 
 ALL: Final = (
     *(SENT, SENDING, CONSUMED, PROCESSING, REQUESTS, OUTCOMES, RETRIES, ATTEMPTS_NEEDED),
-    *(REQUEST_SECONDS, TIMEOUTS, QUEUE_SECONDS, DEAD_LETTERS, LAG, IN_FLIGHT, OLDEST_AGE, PARTITIONS),
+    *(
+        REQUEST_SECONDS,
+        TIMEOUTS,
+        QUEUE_SECONDS,
+        DEAD_LETTERS,
+        AUDITED_VALUES,
+        LAG,
+        IN_FLIGHT,
+        OLDEST_AGE,
+        PARTITIONS,
+    ),
 )

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -44,7 +44,10 @@ def message_context(message: Message) -> Iterator[None]:
     try:
         yield
     finally:
-        _current.reset(token)
+        with suppress(
+            ValueError
+        ):  # what nobody goes on with ends in another context: its own is gone with it
+            _current.reset(token)
 
 
 class LogContext(logging.Filter):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from broker_mesh import headers, naming
 from broker_mesh.errors import MeshError, SettingsError
 from broker_mesh.layers.measure import Attempt, error_name
+from broker_mesh.layers.validate import direction_of
 from broker_mesh.message import Message, now_ms
 from broker_mesh.outcome import OUTCOME_NAMES, Done, RetryLater
 from broker_mesh.status import StatusCode
@@ -95,6 +96,7 @@ class Metrics:
         self._retries = Counter()
         self._timeouts = Counter()
         self._dead_letters = Counter()
+        self._audited = Counter()
         self._sending = Histogram(instruments.SENDING.bounds)
         self._processing = Histogram(instruments.PROCESSING.bounds)
         self._attempts = Histogram(instruments.ATTEMPTS_NEEDED.bounds)
@@ -164,6 +166,12 @@ class Metrics:
         """Note that a wait for a reply ended by its timeout."""
         self._timeouts.add((self._targets[operation],))
 
+    # ── both sides ────────────────────────────────────────────────────────────────────────────────────────
+
+    def audited(self, message: Message) -> None:
+        """Note a value that did not fit and passed, since its topic is only audited."""
+        self._audited.add((self._targets[message.operation], direction_of(message).value))
+
     # ── figures ───────────────────────────────────────────────────────────────────────────────────────────
 
     def end_export(self) -> None:
@@ -186,6 +194,7 @@ class Metrics:
             Family(instruments.TIMEOUTS, self._timeouts.samples()),
             Family(instruments.QUEUE_SECONDS, self._queue.samples()),
             Family(instruments.DEAD_LETTERS, self._dead_letters.samples()),
+            Family(instruments.AUDITED_VALUES, self._audited.samples()),
             *backlog_families(self._backlog, now_ms()),
         ]
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from broker_mesh.errors import SettingsError
 from broker_mesh.layers.trace import SCHEMA_URL
@@ -50,7 +51,7 @@ _TEMPORALITIES = ("cumulative", "delta", "lowmemory")
 def export_metrics(
     metrics: Metrics, *, service: str, version: str, instance: str, environ: Mapping[str, str]
 ) -> Callable[[], None]:
-    """Export the metrics of a service's process, from now on.
+    """Export the metrics of a service's process, from now on; once, by however many connections of one mesh.
 
     A meter provider that the application has set observes them, and is the application's to shut down. Otherwise
     OTEL_* variables decide; without an exporter, nothing is exported.
@@ -67,6 +68,40 @@ def export_metrics(
     Raises:
         SettingsError: a variable is wrong; the sentence names it and what it may be.
     """
+    with _starting:
+        exported = _exported.get(metrics)
+        if exported is None:
+            end = _begin(metrics, service=service, version=version, instance=instance, environ=environ)
+            exported = _exported[metrics] = _Exported(end)
+        user = object()
+        exported.users.add(user)
+    return lambda: _leave(metrics, exported, user)
+
+
+class _Exported:
+    """The export of one mesh's metrics, which ends with the last connection that has them exported."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end = end
+        self.users: set[object] = set()
+
+
+_exported: WeakKeyDictionary[Metrics, _Exported] = WeakKeyDictionary()
+_starting = threading.Lock()
+
+
+def _leave(metrics: Metrics, exported: _Exported, user: object) -> None:
+    with _starting:
+        exported.users.discard(user)
+        if exported.users or _exported.get(metrics) is not exported:
+            return
+        del _exported[metrics]
+    exported.end()
+
+
+def _begin(
+    metrics: Metrics, *, service: str, version: str, instance: str, environ: Mapping[str, str]
+) -> Callable[[], None]:
     if application.has_meter_provider():
         return _ending(metrics, application.observe(metrics, instance))
     if otlp.is_disabled(environ):

@@ -203,7 +203,8 @@ def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path, r
 
 
 def test_a_kafka_that_can_not_be_reached_is_said(tmp_path: Path, run: list[Demo]) -> None:
-    run.append(demo := Demo(tmp_path, "--flights", "10", environ={"MESH_BOOTSTRAP_SERVERS": "127.0.0.1:1"}))
+    nowhere = {"MESH_BOOTSTRAP_SERVERS": "127.0.0.1:1", "MESH_CONNECT_TIMEOUT_SECONDS": "1"}
+    run.append(demo := Demo(tmp_path, "--flights", "10", environ=nowhere))
     code, output = demo.finish()
     assert code == 1
     assert "127.0.0.1:1" in output

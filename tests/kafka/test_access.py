@@ -255,6 +255,7 @@ async def noticed_by_all(notes: list[Notes], count: int) -> float:
     return max(process.noticed(count) or 0.0 for process in notes)
 
 
+@pytest.mark.alone
 async def test_ten_processes_follow_a_changed_rule_within_a_second_and_lose_nothing(
     kafka: EmbeddedKafka, rules: Rules, processes: Processes, tmp_path: Path
 ) -> None:

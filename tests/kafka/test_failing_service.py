@@ -86,9 +86,14 @@ async def test_a_service_that_fails_and_is_killed_loses_nothing_and_keeps_the_or
         assert answered | letters.keys() == requests.keys(), "some were lost"
         assert letters, "none was given up: the test shows half of what it is to show"
         assert len(answered) > len(requests) / 2
+        told = 0
         for each, letter in letters.items():
             _is_kept_with_its_cause(letter, requests[each])
-            assert any(reply.status is StatusCode.RESOURCE_EXHAUSTED for reply in replies[each])
+            was_told = any(reply.status is StatusCode.RESOURCE_EXHAUSTED for reply in replies[each])
+            # Kept first, answered second: who is cut off in between has it done again, and that may succeed.
+            assert was_told or each in answered
+            told += was_told
+        assert told > len(letters) / 2
 
     finished: dict[str, list[int]] = defaultdict(list)
     for line in done.read_text().splitlines():

@@ -50,7 +50,7 @@ async def test_requests_survive_members_that_join_leave_stall_and_die(
         sending = asyncio.create_task(send(REQUESTS))
         second = await member()  # a rebalance under load
         os.kill(first, signal.SIGSTOP)  # stalls past its session: its partitions move while it holds records
-        await asyncio.sleep(3)
+        await asyncio.sleep(4)
         os.kill(first, signal.SIGCONT)  # and comes back with completions of an assignment that is gone
         third = await member()
         os.kill(second, signal.SIGTERM)  # leaves

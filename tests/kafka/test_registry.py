@@ -252,6 +252,8 @@ def test_what_another_registry_wrote(
     assert offsets == [len(FOREIGN) + i for i in range(len(GARBAGE))]
 
     assert registry.subjects() == ["orders-value"]
+    foreign = {name: registry.is_foreign(f"{name}-value") for name in ("proto", "orders", "gone", "never")}
+    assert foreign == {"proto": True, "orders": False, "gone": False, "never": False}
     assert [version.id for version in registry.versions("orders-value")] == [41, 42]
     assert registry.by_id(42) == AvroSchema(
         '{"namespace": "com.example", "name": "Order", "type": "record", '

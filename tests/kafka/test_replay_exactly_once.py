@@ -27,6 +27,7 @@ from tests.support.letters import (
     all_of,
     ids_in,
     make_operation,
+    records_of,
     settings_for,
     write_letters,
 )
@@ -146,6 +147,29 @@ async def test_a_claim_behind_another_replay_s_open_transaction_is_waited_for(
         assert remade.of(partition, 5) is None
 
     await asyncio.to_thread(check)
+
+
+async def test_who_is_fenced_while_it_still_writes_is_told_so(kafka: EmbeddedKafka) -> None:
+    settings, deadline = settings_for(kafka.bootstrap_servers), time.monotonic() + 60
+    operation, _ = await make_operation(kafka.bootstrap_servers)
+
+    def many(value: bytes) -> Iterable[NewRecord]:
+        while time.monotonic() < deadline:  # until the refusal of the first has come back
+            yield NewRecord(operation, b"key", value)
+            time.sleep(0.01)
+
+    def check() -> None:
+        with (
+            FencedWriter(settings, operation, client_id="one", deadline=deadline) as one,
+            FencedWriter(settings, operation, client_id="two", deadline=deadline) as two,
+        ):
+            with pytest.raises(Aborted, match=r"writing as .* a rival has taken over"):
+                one.commit(many(b"one"))
+            two.commit([NewRecord(operation, b"key", b"two")])
+
+    await asyncio.to_thread(check)
+    found = await asyncio.to_thread(lambda: list(records_of(kafka.bootstrap_servers, operation)))
+    assert [record.value for record in found] == [b"two"]
 
 
 async def test_who_is_fenced_in_the_middle_goes_on_with_what_is_left(

@@ -166,7 +166,8 @@ def test_any_records_are_taken_or_skipped(records: list[tuple[bytes, bytes | Non
                 assert found is not None or schema_id not in meaning
                 if found is not None:
                     assert meaning.setdefault(schema_id, found) == found
-            for subject in state.subjects():
+            for subject in {*state.subjects(), "a-value"}:
+                assert state.latest(subject) == next(reversed(state.versions(subject)), None)
                 for version in state.versions(subject):
                     assert version.id <= state.highest_id
                     assert version.version < state.next_version(subject)

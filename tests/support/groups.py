@@ -5,8 +5,11 @@ from __future__ import annotations
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 
-def shorten_sessions(bootstrap_servers: str, group: str, milliseconds: int = 1500) -> None:
-    """Have a killed member lose its partitions soon: it keeps them until its session ends, 6 s by default."""
+def shorten_sessions(bootstrap_servers: str, group: str, milliseconds: int = 2500) -> None:
+    """Have a killed member lose its partitions soon: it keeps them until its session ends, 6 s by default.
+
+    Long enough for a live member to be heard of in time on a busy machine.
+    """
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     entry = ConfigEntry(
         "consumer.session.timeout.ms", str(milliseconds), incremental_operation=AlterConfigOpType.SET

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 REPOSITORY = Path(__file__).parents[2]
+
+_logs: WeakKeyDictionary[subprocess.Popen[str], Path] = WeakKeyDictionary()
 
 
 class Processes:
@@ -28,6 +31,7 @@ class Processes:
                 stderr=errors,
                 text=True,
             )
+        _logs[process] = self.log_of(len(self._running))
         self._running.append(process)
         return process
 
@@ -48,4 +52,5 @@ def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
     for printed in process.stdout:
         if printed.strip() == line:
             return
-    raise AssertionError(f"the process ended before it printed {line!r}")
+    said = _logs[process].read_text()[-4000:] if process in _logs else ""
+    raise AssertionError(f"the process ended ({process.wait()}) before it printed {line!r}:\n{said}")

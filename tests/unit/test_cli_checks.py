@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from broker_mesh.adoption import Adoption
+from broker_mesh.control.adopted import AdoptedFacts, check_adopted, missing_schema
 from broker_mesh.control.checks import (
     Finding,
     GroupFacts,
@@ -159,6 +161,40 @@ def test_settings_name_their_origin_and_hide_secrets() -> None:
     assert "kafka.sasl.username = fleet (from mesh.toml)" in said
     assert "kafka.sasl.password = … (from the environment)" in said
     assert "hunter2" not in said
+
+
+def test_an_adopted_topic_that_is_not_there_or_has_no_schema_is_told() -> None:
+    def found(
+        adoption: Adoption, *, exists: bool = True, problem: str | None = None, drafted: bool = False
+    ) -> Finding:
+        file = "schemas/_topics/old.avsc"
+        return only(check_adopted([AdoptedFacts("old", adoption, exists, problem, file, drafted)]))
+
+    assert found(Adoption(), exists=False).what == "old: it is adopted, and there is no such topic"
+    none = missing_schema("old-value", is_foreign=False)
+    audited = found(Adoption(), problem=none, drafted=True)
+    assert (audited.level, audited.advice) == (
+        Level.WARNING,
+        "review schemas/_topics/old.avsc, and register it with 'mesh schemas register'",
+    )
+    enforced = found(Adoption(validation="enforce"), problem=missing_schema("old-value", is_foreign=True))
+    assert enforced.level is Level.PROBLEM
+    assert "is not Avro without references" in enforced.what
+    assert "'mesh adopt old' drafts a schema" in (enforced.advice or "")
+    fine = [Adoption(validation="off"), none], [Adoption(), None]
+    assert not any(
+        check_adopted([AdoptedFacts("old", adoption, True, problem, "", False)])  # type: ignore[arg-type]
+        for adoption, problem in fine
+    )
+
+
+def test_each_adopted_topic_is_a_line() -> None:
+    topics = {"old": Adoption(owner="shop", encoding="json"), "older": Adoption(validation="off")}
+    said = [finding.what for finding in check_settings(Settings(topics=topics), {"topics": "mesh.toml"})]
+    assert said == [
+        'topics."old": owner shop, kind event, validation audit, encoding json (from mesh.toml)',
+        'topics."older": kind event, validation off, encoding avro (from mesh.toml)',
+    ]
 
 
 def test_more_handlers_than_records_make_no_sense() -> None:

@@ -48,6 +48,12 @@ def record(topic: str = "fleet.v1.find-aircraft", value: bytes | None = b"x", **
         ("dispatch.replies", "reply"),
         ("_schemas", "record"),
         ("legacy.orders", "record"),
+        ("orders.v1.from.legacy_orders.retry", "retry"),
+        ("orders.v1.from.Legacy.orders-2.dead", "dead"),
+        ("orders.v1.from.a.from.b.dead", "dead"),
+        ("legacy.dead", "record"),
+        ("Legacy.replies", "record"),
+        ("orders.v1.from.fleet.v1.find-aircraft.dead", "record"),
     ],
 )
 def test_the_kind_of_a_topics_records(topic: str, kind: str) -> None:

@@ -93,7 +93,8 @@ def test_documents_that_say_nothing_are_left_out() -> None:
         (
             "kind: Access",
             "kind: Acess",
-            "access.yaml:2 (document 1): kind 'Acess' is unknown (there are Access, Mesh): did you mean 'Access'?",
+            "access.yaml:2 (document 1): kind 'Acess' is unknown (there are Access, Mesh, Topic): "
+            "did you mean 'Access'?",
         ),
         ("kind: Access\n", "", "access.yaml:2 (document 1): kind is missing"),
         (

@@ -15,6 +15,7 @@ import pytest
 import typer.main
 
 from broker_mesh import errors, headers, naming
+from broker_mesh.adoption import Adoption
 from broker_mesh.cli.app import app
 from broker_mesh.contracts.files import subject_of
 from broker_mesh.errors import MeshError
@@ -156,9 +157,20 @@ def test_every_setting_is_described_with_its_default_and_range() -> None:
     assert list(listed) == list(Settings.model_fields)
     for name, field in Settings.model_fields.items():
         variable, default, _unit, bounds, meaning = listed[name]
-        assert variable == ("`MESH_KAFKA_…`" if name == "kafka" else f"`MESH_{name.upper()}`")
+        written = {"kafka": "`MESH_KAFKA_…`", "topics": ""}  # a variable can't hold a table
+        assert variable == written.get(name, f"`MESH_{name.upper()}`")
         assert default.strip("`") == shown_default(name)
         assert bounds == shown_range(field.metadata)
+        assert meaning
+
+
+def test_every_key_of_an_adopted_topic_is_described_with_its_default() -> None:
+    listed = table(ROOT / "docs" / "settings.md", "key of a topic")
+    assert list(listed) == list(Adoption.model_fields)
+    for name, field in Adoption.model_fields.items():
+        default, meaning = listed[name]
+        shown = "<topic>-value" if name == "subject" else field.default or "none"
+        assert default.strip("`") == shown
         assert meaning
 
 
@@ -232,7 +244,7 @@ def test_the_architecture_has_the_layers_as_they_are_enforced() -> None:
 
 def test_the_readme_is_short_and_shows_the_demo_as_it_is() -> None:
     readme = ROOT / "README.md"
-    assert len(readme.read_text().splitlines()) <= 220
+    assert len(readme.read_text().splitlines()) <= 230
     shown = [block.text for block in blocks(readme, "python")]
     fleet = (ROOT / "demo" / "fleet.py").read_text().partition('"""\n\n')[2]
     assert fleet in shown

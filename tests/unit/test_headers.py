@@ -34,6 +34,7 @@ FULL = Envelope(
     retry_at=1_763_877_601_000,
     dead_letter=Place("fleet.v1.find-aircraft.dead", 3, 7),
     request_digest="0123456789abcdef" * 4,
+    group="indexers",
 )
 
 ON_THE_WIRE: RawHeaders = [
@@ -62,6 +63,7 @@ ON_THE_WIRE: RawHeaders = [
     ("mesh-retry-at", b"1763877601000"),
     ("mesh-dead-letter", b"fleet.v1.find-aircraft.dead/3/7"),
     ("mesh-request-digest", b"0123456789abcdef" * 4),
+    ("mesh-group", b"indexers"),
 ]
 
 
@@ -178,4 +180,11 @@ def test_details_that_are_too_long_or_no_json_do_not_keep_an_answer_from_being_s
 
 
 def test_the_mesh_knows_the_names_of_all_headers_it_writes() -> None:
-    assert {name for name, _ in ON_THE_WIRE} == headers.mesh_names()
+    assert {name for name, _ in ON_THE_WIRE} | {headers.SOURCE} == headers.mesh_names()
+
+
+def test_who_sends_a_program_s_cloud_event_stands_beside_what_that_says() -> None:
+    envelope, problem = headers.read(
+        [("mesh-source", b"shop"), ("ce_source", b"/elsewhere"), ("ce_id", b"1")]
+    )
+    assert (envelope.source, envelope.id, problem) == ("shop", "1", None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import pytest
 
+from broker_mesh.adoption import Validation
+from broker_mesh.control import resources
 from broker_mesh.errors import PermissionDenied
 from broker_mesh.headers import Envelope
 from broker_mesh.layer import Layer, stack
 from broker_mesh.layers import authorize
-from broker_mesh.layers.authorize import Action, AuditLog, Rule, Rules, Verdict, covers, matches
+from broker_mesh.layers.authorize import Action, AuditLog, Rule, Rules, Verdict, by_name, covers, matches
 from broker_mesh.message import Message
 
 FIND = "fleet.v1.find-aircraft"
@@ -140,14 +143,14 @@ async def passes(layer: Layer[str], sent: Message) -> bool:
 async def test_a_refusal_names_the_rule() -> None:
     rules = Rules([rule(DENY, "fleet", name="closed")])
     with pytest.raises(PermissionDenied) as caught:
-        authorize.refuse("dispatch", FIND, rules, AuditLog())
+        authorize.refuse("dispatch", by_name(FIND), rules, AuditLog())
     assert caught.value.message == f"'dispatch' may not call {FIND}: access rule 'closed' denies it"
     assert caught.value.details == {"rule": "closed", "caller": "dispatch", "target": FIND}
 
 
 async def test_a_refusal_by_the_default_says_so() -> None:
     with pytest.raises(PermissionDenied) as caught:
-        authorize.refuse("", DEPARTED, Rules((), DENY), AuditLog())
+        authorize.refuse("", by_name(DEPARTED), Rules((), DENY), AuditLog())
     assert caught.value.message == (
         f"a sender without a name may not hear {DEPARTED}: no access rule allows it, and the default is deny"
     )
@@ -159,6 +162,7 @@ async def test_a_caller_is_checked_before_it_sends_but_not_for_an_event() -> Non
     assert not await passes(layer, message())
     assert await passes(layer, message(source="board"))
     assert await passes(layer, message(DEPARTED))
+    assert not await passes(layer, message(DEPARTED, source="board"))  # only its owner publishes an event
 
 
 async def test_on_receipt_the_sender_is_checked_or_for_an_event_the_subscriber() -> None:
@@ -189,6 +193,88 @@ async def test_the_rules_of_the_moment_hold() -> None:
     assert not await passes(layer, message())
 
 
+# ── topics that were there before the mesh ────────────────────────────────────────────────────────────────
+
+
+class Adopted(NamedTuple):
+    topic: str = "legacy_orders"
+    kind: str = "event"
+    owner: str | None = "orders"
+    validation: Validation = Validation.AUDIT
+
+
+OPERATION = Adopted(kind="operation")
+ENFORCED = OPERATION._replace(validation=Validation.ENFORCE)
+
+
+def sending(target: Adopted, *rules: Rule, default: Action = AUDIT) -> Layer[str]:
+    return authorize.outbound(lambda: Rules(rules, default), AuditLog(), lambda _: target)
+
+
+def receiving(target: Adopted, *rules: Rule, default: Action = AUDIT) -> Layer[str]:
+    return authorize.inbound("board", lambda: Rules(rules, default), AuditLog(), lambda _: target)
+
+
+def to_it(source: str) -> Message:
+    return message("legacy_orders", source)
+
+
+async def test_a_rule_names_an_adopted_topic_by_its_owner_and_its_whole_name() -> None:
+    denied = rule(DENY, "orders", "legacy_orders", "dispatch")
+    assert not await passes(sending(OPERATION, denied), to_it("dispatch"))
+    assert await passes(sending(OPERATION, denied), to_it("board"))
+    assert await passes(sending(OPERATION._replace(owner="shop"), denied), to_it("dispatch"))
+    assert not await passes(sending(OPERATION, rule(DENY, "orders", "*")), to_it("dispatch"))
+
+
+async def test_a_rule_for_topics_says_nothing_of_operations() -> None:
+    spec = {"to": "fleet", "topics": ["*"], "from": ["*"], "action": "allow"}
+    found = resources.parse({"kind": "Access", "name": "topics", "spec": spec}, lambda _: "here")
+    assert isinstance(found, resources.Access)
+    allowed = found.rule()
+    closed = Rules((allowed,), DENY)
+    assert closed.verdict("dispatch", "legacy_fleet", "fleet").allowed
+    assert not closed.verdict("dispatch", FIND).allowed
+    everything = rule(ALLOW, "fleet", "*", "*")
+    assert covers(everything, allowed)
+    assert not covers(allowed, everything)
+
+
+async def test_an_adopted_event_is_checked_for_who_hears_it_and_an_operation_for_who_wrote() -> None:
+    denied = rule(DENY, callers="board")
+    assert not await passes(receiving(Adopted(), denied), to_it("orders"))
+    assert not await passes(receiving(OPERATION, denied), to_it("board"))
+    assert await passes(receiving(OPERATION, denied), to_it("orders"))
+
+
+async def test_an_adopted_event_of_another_is_noted_in_audit_and_refused_in_enforce(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert await passes(sending(Adopted()), to_it("board"))
+    assert "it belongs to 'orders', which alone may once it is enforced" in caplog.text
+    enforced = Adopted(validation=Validation.ENFORCE)
+    assert not await passes(sending(enforced), to_it("board"))
+    assert await passes(sending(enforced), to_it("orders"))
+
+
+async def test_the_default_deny_holds_for_an_adopted_topic_once_it_is_enforced() -> None:
+    assert await passes(receiving(OPERATION, default=DENY), to_it(""))
+    assert not await passes(receiving(ENFORCED, default=DENY), to_it(""))
+    assert await passes(receiving(ENFORCED, rule(ALLOW, "orders"), default=DENY), to_it(""))
+
+
+async def test_a_topic_that_nobody_owns_is_only_audited(caplog: pytest.LogCaptureFixture) -> None:
+    unowned = Adopted(kind="plain", owner=None, validation=Validation.ENFORCE)
+    with caplog.at_level(logging.INFO):
+        assert await passes(sending(unowned, rule(DENY), default=DENY), to_it("dispatch"))
+        assert await passes(receiving(unowned, rule(DENY), default=DENY), to_it("dispatch"))
+    assert caplog.messages == [
+        f"access: {who} is allowed to use legacy_orders: nobody owns the topic, so that no rule is about it"
+        for who in ("'dispatch'", "'board'")
+    ]
+
+
 # ── audits ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -208,8 +294,8 @@ def test_an_audited_call_is_said_once_a_minute(caplog: pytest.LogCaptureFixture,
     audit = AuditLog(clock)
     with caplog.at_level(logging.INFO):
         for clock.now in (0, 1, 59, 60, 61):
-            audit.note("dispatch", FIND, "watch")
-        audit.note("dispatch", FIND, None)
+            audit.note("dispatch", by_name(FIND), "watch", "audit rule 'watch' matches")
+        audit.note("dispatch", by_name(FIND), None, "no rule matches, the default is audit")
     assert caplog.messages == [
         f"access: 'dispatch' is allowed to call {FIND}: audit rule 'watch' matches",
         f"access: 'dispatch' is allowed to call {FIND}: audit rule 'watch' matches",
@@ -223,9 +309,8 @@ def test_a_flood_of_callers_floods_neither_log_nor_memory(
     audit = AuditLog(clock)
     with caplog.at_level(logging.INFO):
         for number in range(3000):
-            audit.note(f"stranger-{number}", FIND, None)
-        assert len(caplog.messages) == len(audit._said) == 1000
+            audit.note(f"stranger-{number}", by_name(FIND), None, "nobody minds")
+        assert len(caplog.messages) == 1000
         clock.now = 60
-        audit.note("stranger-2999", FIND, None)
+        audit.note("stranger-2999", by_name(FIND), None, "nobody minds")
     assert len(caplog.messages) == 1001
-    assert len(audit._said) == 1000

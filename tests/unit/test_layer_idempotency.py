@@ -53,9 +53,10 @@ def test_a_result_counts_for_its_time(value: bytes) -> None:
     assert decide(message(), earlier(value), now=1000 + DAY, kept_ms=DAY) is None
 
 
-def test_a_key_is_one_within_its_caller() -> None:
+def test_a_key_is_one_within_its_caller_and_the_group_that_does_the_work() -> None:
     keys = {scope(message(key=key, source=source)) for source in ("a", "ab") for key in ("bc", "c")}
     assert len(keys) == 4
+    assert len({scope(message(), group) for group in (None, "billing", "shipping")}) == 3
 
 
 def test_events_and_requests_without_a_key_are_left_alone() -> None:

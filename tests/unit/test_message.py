@@ -8,7 +8,7 @@ import pytest
 
 from broker_mesh.errors import InvalidArgument
 from broker_mesh.headers import Envelope, ReplyTo
-from broker_mesh.message import Message, Record, id_time, new_id, now_ms, received
+from broker_mesh.message import Message, Record, id_time, is_for, new_id, now_ms, received
 
 RECORD = Record("fleet.v1.find-aircraft", 3, 41, 0, b"N1", b"value", [("ce_id", b"id-1"), ("foreign", None)])
 
@@ -29,6 +29,24 @@ def test_a_record_becomes_a_message_that_keeps_it() -> None:
 def test_a_record_without_an_id_is_named_by_its_place_in_the_log() -> None:
     message = received(RECORD._replace(headers=[]), "x")
     assert message.envelope.id == "fleet.v1.find-aircraft/3/41"
+
+
+@pytest.mark.parametrize(
+    ("topic", "envelope", "own", "billing"),
+    [
+        ("x", Envelope(), True, True),
+        ("x", Envelope(group="billing"), True, True),  # a first delivery is for all
+        ("x", Envelope(group="billing", replay_id="r"), False, True),
+        ("x", Envelope(replay_id="r"), True, True),
+        ("x.retry", Envelope(), True, False),
+        ("x.retry", Envelope(group="billing"), False, True),
+    ],
+)
+def test_a_retry_is_for_the_group_that_failed(
+    topic: str, envelope: Envelope, own: bool, billing: bool
+) -> None:
+    message = Message(topic, "x", envelope)
+    assert (is_for(message, None), is_for(message, "billing")) == (own, billing)
 
 
 def test_malformed_headers_become_the_message_s_fault_and_what_is_readable_counts() -> None:

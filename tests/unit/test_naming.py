@@ -123,3 +123,23 @@ def test_a_group_has_the_form_of_its_service() -> None:
     assert naming.is_group(naming.group("fleet"))
     assert not naming.is_group("Fleet")
     assert not naming.is_group("fleet.v1.find-aircraft")
+
+
+@pytest.mark.parametrize(
+    ("topic", "source"),
+    [
+        ("fleet.v1.find-aircraft.retry", "fleet.v1.find-aircraft"),
+        ("orders.v1.from.legacy_orders.dead", "legacy_orders"),
+        ("orders.v1.from.Legacy.orders-2.retry", "Legacy.orders-2"),
+        ("orders.v1.from.a.from.b.dead", "a.from.b"),
+        ("orders.v1.from.billing.v1.from.legacy.dead.dead", "billing.v1.from.legacy.dead"),
+        ("weather.v1.from.dispatch.v1.events.flight-departed.dead", "dispatch.v1.events.flight-departed"),
+        ("legacy_orders.dead", None),
+        ("orders.v1.from.legacy_orders", None),
+        ("orders.v1.from.fleet.v1.find-aircraft.dead", None),  # an operation has no subscribers
+        ("dispatch.v1.events.flight-departed.dead", None),
+        ("Orders.v1.from.legacy.dead", None),
+    ],
+)
+def test_failures_tell_whose_they_are(topic: str, source: str | None) -> None:
+    assert naming.source_of_failures(topic) == source

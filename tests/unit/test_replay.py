@@ -137,6 +137,13 @@ def test_a_second_replay_names_itself_and_the_first_record() -> None:
     assert (envelope.replay_id, envelope.origin) == ("replay-1", Place(FIND, 2, 7))
 
 
+def test_a_copy_is_for_the_group_that_failed_but_not_at_another_operation() -> None:
+    failed = letter(FACTS._replace(group="billing"))
+    assert envelope_of(as_it_was(failed, target(), TERMS)).group == "billing"
+    elsewhere = target("fleet.v2.find-aircraft", NARROWER)
+    assert envelope_of(converted(failed, elsewhere, TERMS, {"tailnum": "N1"})).group is None
+
+
 def test_a_record_without_an_id_is_given_the_name_it_had() -> None:
     envelope = envelope_of(as_it_was(letter(FACTS._replace(id="")), target(), TERMS))
     assert envelope.id == f"{FIND}/2/7"
@@ -274,7 +281,9 @@ async def test_an_answer_is_final_unless_its_request_is_kept(
 
 
 @pytest.mark.parametrize(
-    "content", ["[" * 100_000, f'["{new_id()}", "fleet.v1.find", "dispatch.replies", Infinity]']
+    "content",
+    ["[" * 100_000, f'["{new_id()}", "fleet.v1.find", "dispatch.replies", Infinity]'],
+    ids=["nested too deeply", "no partition"],
 )
 def test_what_is_no_handle_is_refused(content: str) -> None:
     text = "mesh1." + base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")

@@ -11,8 +11,9 @@ from broker_mesh import headers
 from broker_mesh.cli import telling
 from broker_mesh.headers import Envelope, Place, ReplyTo
 from broker_mesh.message import Record
+from broker_mesh.standing import Ending, Group, Reader, readers, standings
 from broker_mesh.status import StatusCode
-from broker_mesh.story import Dropped, Ending, Group, Story, What, id_of, operation_of, standings, tell
+from broker_mesh.story import Dropped, Story, What, id_of, operation_of, tell
 
 ID = "01936b2e-7c1f-7a40-9d3b-2f6f0c1a5e77"
 OPERATION = "fleet.v1.find-aircraft"
@@ -238,7 +239,12 @@ def test_each_subscriber_of_an_event_stands_for_itself() -> None:
         dead(20, SUBSCRIPTION, attempt=2, type=EVENT),
     )
     assert story.operation == EVENT
-    found = standings(story, [SUBSCRIPTION, other], {"board": Group({(EVENT, 3): 1}, 1)}, START)
+    found = standings(
+        story,
+        [Reader(SUBSCRIPTION, "weather"), Reader(other, "board")],
+        {"board": Group({(EVENT, 3): 1}, 1)},
+        START,
+    )
     assert [(standing.group, standing.ending) for standing in found] == [
         ("weather", Ending.DEAD_LETTER),
         ("board", Ending.HANDLED),
@@ -360,3 +366,30 @@ def test_a_replay_stands_behind_what_it_puts_back_whatever_its_clock_says(
     ]
     (standing,) = standings(story, [], {}, START)
     assert (standing.ending, standing.last.envelope.status) == (Ending.ANSWERED, StatusCode.OK)
+
+
+def test_the_groups_of_wrapped_consumers_are_known_by_what_they_read_and_by_what_failed() -> None:
+    stem, own = "orders.v1.from.legacy_orders", "orders"
+    story = told(record("legacy_orders", 0), dead(20, stem, attempt=2, group="till"))
+    assert story.operation == "legacy_orders"
+    assert readers(story, [stem], {}) == [Reader(stem, "till")]
+    assert readers(story, [stem], {"shop": {"legacy_orders", f"{stem}.retry"}}) == [
+        Reader(stem, "shop"),
+        Reader(stem, "till"),
+    ]
+    quiet = told(record("legacy_orders", 0))
+    assert readers(quiet, [stem], {}) == [Reader(stem, own)]
+    assert readers(quiet, [stem], {own: {"legacy_orders"}, "plain": {"legacy_orders"}}) == [Reader(stem, own)]
+    # Nothing shows whose group it is: each that reads the topic may be it.
+    assert readers(quiet, [stem], {"plain": {"legacy_orders"}, "other": {"x"}}) == [Reader(stem, "plain")]
+
+
+def test_of_two_groups_of_one_subscription_each_stands_for_itself() -> None:
+    stem = "orders.v1.from.legacy_orders"
+    story = told(record("legacy_orders", 0), dead(20, stem, attempt=2, group="till"))
+    groups = {"shop": Group({("legacy_orders", 3): 1}, 1)}
+    found = standings(story, [Reader(stem, "shop"), Reader(stem, "till")], groups, START)
+    assert [(each.group, each.ending) for each in found] == [
+        ("shop", Ending.HANDLED),
+        ("till", Ending.DEAD_LETTER),
+    ]

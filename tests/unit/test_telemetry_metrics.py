@@ -164,6 +164,13 @@ def test_dead_letters_and_what_came(metrics: Metrics) -> None:
     assert samples(metrics, instruments.CONSUMED) == {(FIND,): 500}
 
 
+def test_values_that_were_audited_by_where_they_went(metrics: Metrics) -> None:
+    metrics.audited(message())
+    for _ in range(2):
+        metrics.audited(message()._replace(record=None))
+    assert samples(metrics, instruments.AUDITED_VALUES) == {(FIND, "received"): 1, (FIND, "sent"): 2}
+
+
 def test_the_backlog_by_topic() -> None:
     backlog = [
         Backlog("a", 0, 7, 2, NOW - 4000, PartitionState.PAUSED),

@@ -44,6 +44,7 @@ def metrics() -> Metrics:
     metrics.attempted(Attempt(message, Done(b"reply"), 1500, 0.02))
     metrics.attempted(Attempt(message, RETRY, 1500, 0.02))
     metrics.dead_lettered(message, NotFound("none"))
+    metrics.audited(message)
     metrics.sent(message, None, 0.02)
     metrics.replied(FIND, StatusCode.OK, 0.02)
     metrics.timed_out(FIND)
@@ -133,6 +134,23 @@ def test_a_delta_is_what_came_since_the_last_that_arrived(start: Start, metrics:
     assert sum(point.value for point in told) == 3 + 15
     assert {point.temporality for point in told} == {"DELTA"}
     assert [point.start for point in told[1:]] == [point.time for point in told[:-1]]
+
+
+def test_two_connections_of_one_mesh_export_once_until_the_last_ends(start: Start, metrics: Metrics) -> None:
+    with CollectorStub() as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        }
+        native, wrapped = start(**variables), start(**variables)
+        native()
+        native()
+        assert collector.exports == []
+        metrics.consumed(FIND, 4)
+        wrapped()
+        (export,) = collector.exports
+    (consumed,) = [point for point in export if point.name == instruments.CONSUMED.name]
+    assert consumed.value == 7
 
 
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
