@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench clean
+.PHONY: help venv demo test flights check format bench clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: $(READY)  ## All tests, on real Kafkas that are started for them
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --max-worker-restart 0 \
 		--dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
+
+flights: $(READY)  ## All 336,776 flights of 2013 through wrapped clients, of which some are killed: minutes
+	FLIGHTS=336776 $(BIN)/python -m pytest tests/e2e/test_flights.py
 
 check: $(READY)  ## Lint, types, import rules: fast, run before each commit
 	$(BIN)/ruff check .

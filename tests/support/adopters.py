@@ -1,6 +1,7 @@
 """A program that reads a topic through a wrapped consumer: `python -m tests.support.adopters SERVICE TOPIC COUNT`.
 
-It prints a JSON line for each message, `[partition, offset, kind of its data]`, and ends once it has so many.
+It prints a JSON line for each message, `[partition, offset, kind of its data]`, and ends once it has so many and all
+that it did not get is dealt with too: what is refused behind the last of them never comes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ _PATIENCE_SECONDS = 60.0
 
 
 def main(service: str, topic: str, count: int) -> None:
-    consumer = Consumer({"group.id": service, "auto.offset.reset": "earliest"}, mesh=Mesh(service))
+    consumer = Consumer(
+        {"group.id": service, "auto.offset.reset": "earliest", "auto.commit.interval.ms": 100},
+        mesh=Mesh(service),
+    )
     consumer.subscribe([topic])
     deadline = time.monotonic() + _PATIENCE_SECONDS
     got = 0
-    while got < count and time.monotonic() < deadline:
+    while (got < count or not is_settled(consumer)) and time.monotonic() < deadline:
         message = consumer.poll(0.5)
         if message is None:
             continue
@@ -31,6 +35,14 @@ def main(service: str, topic: str, count: int) -> None:
         )
         got += 1
     consumer.close()
+
+
+def is_settled(consumer: Consumer) -> bool:
+    """Whether everything in the assigned partitions is committed."""
+    return all(
+        place.offset == consumer.get_watermark_offsets(place)[1]
+        for place in consumer.committed(consumer.assignment(), timeout=10)
+    )
 
 
 if __name__ == "__main__":

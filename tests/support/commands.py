@@ -45,7 +45,7 @@ class Commands:
                 process.kill()
                 await process.wait()
         self.said = err.decode()
-        assert process.returncode == code, out.decode() + self.said
+        assert process.returncode == code, f"exit code {process.returncode}: {out.decode()}{self.said}"
         assert "Traceback" not in self.said
         return out.decode()
 
