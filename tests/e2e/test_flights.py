@@ -46,7 +46,8 @@ def test_every_flight_is_handled_in_order_within_its_trace_while_consumers_are_k
 ) -> None:
     servers = kafka.bootstrap_servers
     admin = AdminClient({"bootstrap.servers": servers})
-    admin.create_topics([NewTopic(TOPIC, PARTITIONS)])[TOPIC].result(30)
+    kept = {"retention.ms": "2592000000"}  # as the mesh would: other tests on this Kafka look at all topics
+    admin.create_topics([NewTopic(TOPIC, PARTITIONS, config=kept)])[TOPIC].result(30)
     chance = random.Random(2013)
     kill_at = sorted(chance.uniform(0.05, 0.9) * FLIGHTS for _ in range(KILLS))
     with CollectorStub() as collector:

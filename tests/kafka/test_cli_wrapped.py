@@ -96,7 +96,7 @@ async def test_what_fails_in_a_wrapped_consumer_is_found_told_and_put_back(
         assert await mesh.json("dead-letters", "list", topic) == []
         story = await mesh.json("trace", letter["id"])
         assert [step["what"] for step in story["steps"]] == ["sent", "failed", "dead-letter", "replayed"]
-    findings = await mesh.json("check", code=0)
+    findings = await mesh.json("check", code=None)  # it tells of what other tests have left, too
     assert not [each for each in findings if topic in each["what"] and each["level"] != "fine"]
 
 
