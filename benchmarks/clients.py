@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from pydantic import BaseModel
 
@@ -68,11 +67,3 @@ def take_tasks(do: Callable[[Task], Pace]) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         print(do(Task.model_validate_json(line)).model_dump_json(), flush=True)
-
-
-async def take_tasks_async(do: Callable[[Task], Awaitable[Pace]]) -> None:
-    """Do the same on an event loop."""
-    print("ready", flush=True)
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        pace = await do(Task.model_validate_json(line))
-        print(pace.model_dump_json(), flush=True)

@@ -333,7 +333,8 @@ class Consumer(confluent_kafka.Consumer):
         """Leave the group, with what was settled committed as configured; a second close does nothing.
 
         What was given last is done, unless an exception is on its way: then it comes again. What is being settled is
-        waited for, up to 5 seconds; what is held comes again.
+        waited for, up to 10 seconds; what is held comes again. While Kafka is away, leaving the group takes up to its
+        session timeout, and the last client's disconnecting up to 20 seconds more.
         """
         self._close(settles=sys.exc_info()[0] is None)
 
