@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import NamedTuple
 
 from broker_mesh import headers
-from broker_mesh.assignment import Assignment, Waiting
+from broker_mesh.assignment import Assignment
 from broker_mesh.endpoint import Endpoint
 from broker_mesh.errors import InternalError, MeshError
 from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Positions
@@ -22,17 +22,16 @@ from broker_mesh.layer import Step
 from broker_mesh.layers.retry import due_time
 from broker_mesh.message import Message, Record, is_for_service, now_ms, received
 from broker_mesh.outcome import Outcome
+from broker_mesh.relief import Relief
 from broker_mesh.settings import Settings
-from broker_mesh.settle import FencedError
 from broker_mesh.telemetry.backlog import Taken
-from broker_mesh.waiting import WaitingRoom, longest_kept_ms, to_move
+from broker_mesh.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
 _TENDING_SECONDS = 0.2
 _RENEWAL_SECONDS = 3600.0
 _REVOKE_BUDGET_SECONDS = 5.0
-_MOVE_AGAIN_SECONDS = 10.0
 
 
 class Inbound(NamedTuple):
@@ -71,11 +70,13 @@ class Service:
         self._put_back = inbound.put_back
         self._lanes = Lanes(by_topic, settings.concurrency, inbound.handle, self._finished, self.failed)
         self._room = WaitingRoom(self._due, now_ms)
-        self._moves_from = 0.0  # by the loop's clock; after a move that failed
         self._on_committed = on_committed
         self._resting: set[Partition] = set()
         self._held: set[Partition] = set()
         self._assignments: dict[Partition, Assignment] = {}
+        self._relief = Relief(
+            settings, self._room, self._assignments, self._write_again, self._hold_back, self._broken
+        )
         self._stopping = False
         self._joined = asyncio.Event()
         self._consumer: GroupConsumer | None = None
@@ -255,62 +256,9 @@ class Service:
         if self._held:
             self._hold_back()
 
-    def _relieve(self) -> None:
-        """Have what waits at the front of a partition give way, where it holds things up."""
-        # One batch of one partition for each round: going round a large topic must not take all of the machine.
-        # Of the fullest that has something to move: what waits in another may stand behind a handler.
-        full = self._room.full
-        by_crowd = sorted(self._assignments.values(), key=lambda each: len(each.waiting), reverse=True)
-        for assignment in by_crowd:
-            if assignment.waiting and not (assignment.relieving or assignment.draining.is_set()):
-                full = not self._move_what_blocks(assignment, full=full) and full
-
-    def _move_what_blocks(self, assignment: Assignment, *, full: bool) -> bool:
-        if asyncio.get_running_loop().time() < self._moves_from:
-            return False
-        try:
-            moved = to_move(
-                assignment,
-                now=now_ms(),
-                full=full,
-                leaving=assignment.draining.is_set(),
-                most_beyond=self._settings.max_in_flight,
-                longest_kept=longest_kept_ms(self._settings),
-            )
-        except Exception as bug:  # noqa: BLE001 - it is told; what is settled must still be committed
-            self._broken("choosing what gives way", bug)
-            return False
-        if moved:
-            assignment.relieving = True
-            taken = [self._room.take(assignment, offset) for offset in moved]
-            task = asyncio.create_task(self._move_all(assignment, taken))
-            assignment.tasks.add(task)
-            task.add_done_callback(assignment.tasks.discard)
-        return bool(moved)
-
-    async def _move_all(self, assignment: Assignment, taken: Sequence[Waiting]) -> None:
-        try:
-            await asyncio.gather(*(self._move(assignment, waiting) for waiting in taken))
-        except Exception as bug:  # noqa: BLE001 - it is told
-            self._broken("moving what waits", bug)
-        assignment.relieving = False
-        self._hold_back()
-        self._move_what_blocks(assignment, full=False)
-
-    async def _move(self, assignment: Assignment, waiting: Waiting) -> None:
-        record = waiting.record
-        try:
-            await self._put_back(received(record, self._endpoints[record.topic].name, assignment.epoch))
-        except FencedError:
-            return
-        except MeshError as error:
-            # It goes on waiting where it is, and is handled when it is due.
-            self._moves_from = asyncio.get_running_loop().time() + _MOVE_AGAIN_SECONDS
-            logger.warning("%s/%d: what waits can't be moved: %s", record.topic, record.partition, error)
-            if not assignment.draining.is_set():
-                self._room.add(assignment, record, waiting.due)
-        else:
-            assignment.done(record.offset)
+    async def _write_again(self, assignment: Assignment, record: Record) -> None:
+        """Write a record of a retry topic to the end of it."""
+        await self._put_back(received(record, self._endpoints[record.topic].name, assignment.epoch))
 
     def _give_back(self, topic: str, count: int) -> None:
         if count and self._consumer is not None:
@@ -346,7 +294,7 @@ class Service:
         renewed = clock()
         while True:
             await asyncio.sleep(_TENDING_SECONDS)
-            self._relieve()
+            self._relief.look()
             # A position also moves without a lane that says so: a plain function may outlast its record.
             self._hold_back()
             if clock() - renewed >= _RENEWAL_SECONDS:
@@ -377,7 +325,7 @@ class Service:
             await asyncio.wait(tasks, timeout=budget)
         for assignment in drained.values():
             if not assignment.relieving and clock() < until:
-                self._move_what_blocks(assignment, full=False)
+                self._relief.relieve(assignment, full=False)
         until = min(until, clock() + _REVOKE_BUDGET_SECONDS)  # also of a stop: Kafka may be away
         while moves := [task for each in drained.values() if each.relieving for task in each.tasks]:
             if clock() >= until:
