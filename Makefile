@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Tests wait more than they compute: three at a time keep two cores busy. Each worker has a Kafka of its own (160 MB).
 WORKERS ?= 3
+# Of `make chaos`: the same seed strikes with the same faults at the same moments.
+SEED ?= 1
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test flights check format bench clean
+.PHONY: help venv demo test flights backlog chaos check format bench clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,11 +37,17 @@ demo: $(READY)  ## Real services on a real Kafka with real flights; one is kille
 test: $(READY)  ## All tests, on real Kafkas that are started for them
 	@# By file and in order: tests of a file share what it sets up, and the long ones, e2e and kafka, begin first.
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --max-worker-restart 0 \
-		--dist loadfile --no-loadscope-reorder
+		--dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
 	$(BIN)/python -m pytest -m alone
 
 flights: $(READY)  ## All 336,776 flights of 2013 through wrapped clients, of which some are killed: minutes
 	FLIGHTS=336776 $(BIN)/python -m pytest tests/e2e/test_flights.py
+
+backlog: $(READY)  ## A backlog of a million requests, drained by one process within 300 MB: about ten minutes
+	BACKLOG=1000000 $(BIN)/python -m pytest -s tests/kafka/test_backlog.py
+
+chaos: $(READY)  ## Brokers, services and callers under fire, and what became of each request; SEED=1 SECONDS=600
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS)
 
 check: $(READY)  ## Lint, types, import rules: fast, run before each commit
 	$(BIN)/ruff check .

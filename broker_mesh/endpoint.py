@@ -41,11 +41,6 @@ class Endpoint:
         """What its records come from: first deliveries, and what waits for another attempt or was replayed."""
         return self.name, naming.retry_topic(self.stem)
 
-    @property
-    def parks(self) -> bool:
-        """Whether a failed record waits in the retry topic: it may where no other record waits for it."""
-        return self.ordering == "none"
-
     def lane_of(self, record: Record) -> Hashable:
         """Tell which lane of its partition a record belongs to: those of one lane run one after the other.
 

@@ -17,7 +17,9 @@ def layers(
     headers: Layer[Outcome],
     identity: Layer[Outcome],
     dedupe: Layer[Outcome],
+    crashes: Layer[Outcome],
     deadline: Layer[Outcome],
+    park: Layer[Outcome],
     authorize: Layer[Outcome],
     validate: Layer[Outcome],
     idempotency: Layer[Outcome],
@@ -30,7 +32,9 @@ def layers(
         headers,  # what follows trusts the envelope
         identity,  # who asks must be known before any rule about who may
         dedupe,  # as soon as it is known who sent it: a repeat must be neither refused nor dead-lettered once more
+        crashes,  # before all that reads what the record holds, which is what may end the process
         deadline,  # cheap, and spares expired work the decode
+        park,  # what has to wait behind others is judged when its turn comes; only what has expired hears of it now
         authorize,  # before anything of the body is looked at: what is refused may hold anything
         validate,  # the handler gets a model, never bytes
         idempotency,  # around the handler alone: what is refused before uses up no key
@@ -51,7 +55,9 @@ def client_layers(
 ) -> list[Layer[Outcome]]:
     """Give the layers of wrapped clients, in the order of `layers` and for the same reasons.
 
-    Without dedupe: a program that reads Kafka by itself has always seen each record, and goes on seeing each.
+    Without dedupe: a program that reads Kafka by itself has always seen each record, and goes on seeing each. Without
+    crashes: its commits are its own client's, and say nothing of records that end its process. Without park: its
+    retries are made in place, or have no order.
     """
     return [trace, measure, settle, headers, identity, deadline, authorize, validate, idempotency]
 

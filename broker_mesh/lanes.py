@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from weakref import WeakValueDictionary
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from broker_mesh.assignment import Assignment
+from broker_mesh.assignment import Assignment, Nap
+from broker_mesh.circuit import CircuitState
 from broker_mesh.endpoint import Endpoint
 from broker_mesh.errors import InternalError, MeshError
+from broker_mesh.guard import OutageGuard
 from broker_mesh.layer import Step
 from broker_mesh.message import Message, Record, now_ms, received
 from broker_mesh.outcome import Outcome, RetryLater
-from broker_mesh.settle import FencedError
+from broker_mesh.parking import too_many
+from broker_mesh.passage import Passage
+from broker_mesh.settle import CarryOut, FencedError
 from broker_mesh.turn import HandedBack, Turn
 
 logger = logging.getLogger(__name__)
@@ -36,6 +40,14 @@ class Lanes:
         pipeline: the inbound pipeline, with settlement; returns when the outcome is durable.
         finished: told after each record that its assignment has one less in work.
         failed: told what the service can't go on with.
+        certain: waits until what is assigned is certain to be.
+        marked: lets a record that has to run singly begin once Kafka knows of it.
+        guard: lets attempts begin; in an outage one by one.
+        rests: has a record wait outside of its lane for its next attempt, due at a time (epoch ms); False where it
+            keeps its place.
+        settle: carries an outcome out without the pipeline, of a record that has been through it.
+        may_park: tells whether a message that waits in its place could wait in the retry topic instead.
+        in_line: tells whether a record goes behind others of its key that are parked, which they stay for a block.
     """
 
     def __init__(
@@ -45,19 +57,40 @@ class Lanes:
         pipeline: Step[Outcome],
         finished: Callable[[Assignment], None],
         failed: Callable[[MeshError], None],
+        certain: Callable[[], Awaitable[None]],
+        marked: Callable[[Assignment, Message], AbstractAsyncContextManager[None]],
+        guard: OutageGuard,
+        rests: Callable[[Assignment, Record, int], bool],
+        settle: CarryOut,
+        may_park: Callable[[Message], bool],
+        in_line: Callable[[Record], AbstractContextManager[bool]],
     ) -> None:
         self._endpoints = endpoints
         self._places = asyncio.Semaphore(concurrency)
+        self._single_place = asyncio.Semaphore(1)  # of all that has to run singly
         self._pipeline = pipeline
         self._finished = finished
         self._failed = failed
+        self._certain = certain
+        self._marked = marked
+        self._guard = guard
+        self._rests = rests
+        self._settle = settle
+        self._may_park = may_park
+        self._in_line = in_line
+        # Of what waits outside of its lane, by offset.
+        self._resting: WeakKeyDictionary[Assignment, dict[int, Passage]] = WeakKeyDictionary()
         # A key's first deliveries and its replays come from two partitions, each with lanes of its own.
         self._keys: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
+    @property
+    def busy(self) -> bool:
+        """Whether as many handlers run as may."""
+        return self._places.locked()
+
     def put(self, assignment: Assignment, record: Record) -> None:
         """Put a record into its lane, and start the lane if it was empty."""
-        key = self._endpoints[record.topic].lane_of(record)
-        lane_key: Hashable = record.offset if key is None else key
+        key, lane_key = self._lane_of(record)
         lane = assignment.lanes.get(lane_key)
         if lane is not None:
             lane.append(record)
@@ -66,6 +99,38 @@ class Lanes:
         task = asyncio.create_task(self._run(assignment, lane_key, self._key_turn(key)))
         assignment.tasks.add(task)
         task.add_done_callback(assignment.tasks.discard)
+
+    def make_room(self, assignments: Iterable[Assignment], near_full: Callable[[str], bool]) -> None:
+        """Have records that wait in their place, and fill a window, wait in the retry topic instead.
+
+        Args:
+            assignments: of all partitions.
+            near_full: tells whether as many records of a topic are in flight as may be, or nearly.
+        """
+        by_topic: dict[str, list[Assignment]] = {}
+        for assignment in assignments:
+            if assignment.in_flight and near_full(assignment.partition[0]):
+                by_topic.setdefault(assignment.partition[0], []).append(assignment)
+        for crowded in by_topic.values():
+            held = {
+                (assignment, lane_key): len(assignment.lanes[lane_key])
+                for assignment in crowded
+                for lane_key, nap in assignment.naps.items()
+                if self._may_leave(nap)
+            }
+            for assignment, lane_key in too_many(held, sum(each.in_flight for each in crowded)):
+                assignment.naps[lane_key].called.set()
+
+    def _may_leave(self, nap: Nap) -> bool:
+        # What the mesh itself can't check waits here: the next one could not be checked either. In an outage what was
+        # probed leaves a full window, one for each probe, or what would succeed behind it were never taken.
+        is_probe = self._guard.state(nap.message.operation) is not CircuitState.CLOSED
+        return (nap.outcome.counts or is_probe) and self._may_park(nap.message)
+
+    def _lane_of(self, record: Record) -> tuple[Hashable | None, Hashable]:
+        """Give the key that a record has to wait for, where it has one, and the lane that it stands in."""
+        key = self._endpoints[record.topic].lane_of(record)
+        return key, record.offset if key is None else key
 
     def _key_turn(self, key: Hashable | None) -> AbstractAsyncContextManager[object]:
         if key is None:
@@ -82,11 +147,15 @@ class Lanes:
         topic, number = assignment.partition
         try:
             while lane and not assignment.draining.is_set():
-                async with key_turn:
-                    if assignment.draining.is_set():
-                        return
-                    await self._handle(assignment, lane.popleft())
-                self._finished(assignment)
+                # What only goes to stand in line need not wait for a handler that has its key's turn.
+                with self._in_line(lane[0]) as in_line:
+                    async with nullcontext() if in_line else key_turn:
+                        if assignment.draining.is_set():
+                            return
+                        leaves = await self._handle(assignment, lane[0], in_line=in_line)
+                if leaves:
+                    lane.popleft()
+                    self._finished(assignment)
         except HandedBack:
             logger.debug("a record of %s/%d is handed back before its next attempt", topic, number)
         except FencedError:
@@ -107,35 +176,80 @@ class Lanes:
         finally:
             assignment.lanes.pop(lane_key, None)
 
-    async def _handle(self, assignment: Assignment, record: Record) -> None:
+    async def _handle(self, assignment: Assignment, record: Record, *, in_line: bool) -> bool:
         """See one record through its attempts, until it is settled or parked; its lane waits meanwhile.
+
+        Args:
+            assignment: of its partition.
+            record: the first of its lane.
+            in_line: whether it only goes to stand in line.
+
+        Returns:
+            Whether it leaves its lane; one that can't be put in line now is looked at anew.
 
         Raises:
             HandedBack: its partition is given up before an attempt.
         """
         message = received(record, self._endpoints[record.topic].name, assignment.epoch)
+        message = assignment.continued(message)
+        passage = self._resting.setdefault(assignment, {}).pop(record.offset, None)
+        passage = passage or Passage(assignment.draining, assignment.waits)
         while True:
-            outcome, left_behind = await self._attempt(assignment, message)
+            async with self._guard.admitted(passage, message) as message:
+                attempted = await self._attempt(assignment, message, passage)
+            if attempted is None:
+                continue  # an outage has begun while it waited for its place
+            outcome, left_behind = attempted
             if not isinstance(outcome, RetryLater):
                 break
             tell_of_retry(message, outcome)
             if outcome.parked:
                 break
             await _until_returned(left_behind)
-            message = for_next_attempt(message, outcome)
-            await _sleep_until(outcome.at, assignment.draining)
+            if in_line:
+                await _sleep_until(outcome.at, assignment.draining)
+                return False
+            failed, message = message, for_next_attempt(message, outcome)
+            assignment.waits(message)
+            if self._rests(assignment, record, outcome.at):
+                self._resting[assignment][record.offset] = passage
+                return True
+            if await self._leaves(assignment, record, Nap(failed, outcome, asyncio.Event())):
+                break
         assignment.done(record.offset)
         # The record is settled and its offset free; its key alone waits until a plain function has returned.
         await _until_returned(left_behind)
+        return True
+
+    async def _leaves(self, assignment: Assignment, record: Record, nap: Nap) -> bool:
+        """Wait for the next attempt in place; tell whether the record was parked instead, to make room for others."""
+        _, lane_key = self._lane_of(record)
+        assignment.naps[lane_key] = nap
+        try:
+            await _sleep_until(nap.outcome.at, assignment.draining, nap.called)
+        finally:
+            del assignment.naps[lane_key]
+        if not nap.called.is_set() or assignment.draining.is_set():
+            return False
+        became = await self._settle(nap.message, nap.outcome._replace(parked=True))
+        if isinstance(became, RetryLater) and became.parked:
+            return True
+        await _sleep_until(nap.outcome.at, assignment.draining)
+        return False
 
     async def _attempt(
-        self, assignment: Assignment, message: Message
-    ) -> tuple[Outcome, Sequence[asyncio.Future[None]]]:
-        async with Turn(self._places, assignment.draining) as turn:
+        self, assignment: Assignment, message: Message, passage: Passage
+    ) -> tuple[Outcome, Sequence[asyncio.Future[None]]] | None:
+        places = self._single_place if assignment.suspicion.singly else self._places
+        async with Turn(places, assignment.draining) as turn:
+            await self._certain()
             turn.begin()  # it may have waited long for its time, or for a place
+            if self._guard.is_overtaken(passage, message):
+                return None
             assignment.turns.add(turn)
             try:
-                outcome = await self._pipeline(message)
+                async with self._marked(assignment, message):
+                    outcome = await self._pipeline(message)
             finally:
                 assignment.turns.discard(turn)
         return outcome, turn.left_behind
@@ -172,9 +286,14 @@ async def _until_returned(left_behind: Sequence[asyncio.Future[None]]) -> None:
         await asyncio.wait(left_behind)
 
 
-async def _sleep_until(at: int, interrupted: asyncio.Event) -> None:
-    while (delay := (at - now_ms()) / 1000) > 0 and not interrupted.is_set():
-        with suppress(TimeoutError):
+async def _sleep_until(at: int, *interrupted: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(each.wait()) for each in interrupted]
+    try:
+        while (delay := (at - now_ms()) / 1000) > 0 and not any(each.is_set() for each in interrupted):
             # Asked again now and then: due times are of the wall clock, which may be set.
-            async with asyncio.timeout(min(delay, _LONGEST_SLEEP_SECONDS)):
-                await interrupted.wait()
+            await asyncio.wait(
+                waits, timeout=min(delay, _LONGEST_SLEEP_SECONDS), return_when=asyncio.FIRST_COMPLETED
+            )
+    finally:
+        for each in waits:
+            each.cancel()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from broker_mesh.errors import MeshError
+from broker_mesh.headers import Place
 from broker_mesh.status import STATUS_RULES, DeadLettered
 
 
@@ -32,12 +33,25 @@ class RetryLater(NamedTuple):
         error: what the last attempt failed with.
         counts: whether it uses up one of the operation's attempts.
         parked: whether the record waits in the retry topic, so that nothing waits behind it; else it keeps its place.
+        place: where it stands there; None as long as it was not written.
     """
 
     at: int
     error: MeshError
     counts: bool = True
     parked: bool = False
+    place: Place | None = None
+
+
+class Parked(NamedTuple):
+    """An earlier record of its key waits in the retry topic: the record is written behind it, and not handled before.
+
+    Args:
+        place: where it stands there; None as long as it was not written.
+    """
+
+    place: Place | None = None
+    error: None = None
 
 
 class DeadLetter(NamedTuple):
@@ -66,11 +80,12 @@ class HandlerError(Exception):
         self.error = error
 
 
-Outcome: TypeAlias = Done | RetryLater | DeadLetter | Drop | Repeated
+Outcome: TypeAlias = Done | RetryLater | Parked | DeadLetter | Drop | Repeated
 
 OUTCOME_NAMES: Final[Mapping[type, str]] = {
     Done: "done",
     RetryLater: "retry-later",
+    Parked: "parked",
     DeadLetter: "dead-letter",
     Drop: "drop",
     Repeated: "repeated",

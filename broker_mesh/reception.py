@@ -258,7 +258,7 @@ class Reception:
                 self._settling(work.settling(results.settling(settler.carry_out))),
                 now_ms,
                 random.random,
-                parks=lambda _: self._parks,
+                parks=lambda _, __: self._parks,
             ),
             headers=self._where_enforced(headers.layer()),
             identity=identity.layer(),

@@ -21,6 +21,8 @@ from broker_mesh.waiting import WaitingRoom, longest_kept_ms, to_move
 logger = logging.getLogger(__name__)
 
 _MOVE_AGAIN_SECONDS = 10.0
+# Of what is done between what waits a commit can say some 1,500 runs: the partition rests before that.
+_MOST_BEYOND = 1_000
 
 
 class Relief:
@@ -77,7 +79,7 @@ class Relief:
                 now=now_ms(),
                 full=full,
                 leaving=assignment.draining.is_set(),
-                most_beyond=self._settings.max_in_flight,
+                most_beyond=min(self._settings.max_in_flight, _MOST_BEYOND),
                 longest_kept=longest_kept_ms(self._settings),
             )
         except Exception as bug:  # noqa: BLE001 - it is told; what is settled must still be committed

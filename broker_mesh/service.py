@@ -1,7 +1,7 @@
 """The service side: takes records, sees that each is handled, lets offsets go when they are settled.
 
 On the way of a message: between the consumer and the inbound pipeline. A record goes into its lane (`lanes.py`), or,
-where it comes from a retry topic before its time, into the waiting room first (`waiting.py`). All of this lives on the
+where its time has not come, into the waiting room first (`waiting.py`); `taking.py` tells. All of this lives on the
 event loop; only `GroupConsumer`'s thread touches Kafka's consumer.
 """
 
@@ -12,18 +12,23 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from broker_mesh import headers
 from broker_mesh.assignment import Assignment
 from broker_mesh.endpoint import Endpoint
+from broker_mesh.entry import Entry
 from broker_mesh.errors import InternalError, MeshError
-from broker_mesh.kafka.consumer import GroupConsumer, Partition, Position, Positions
+from broker_mesh.guard import OutageGuard
+from broker_mesh.kafka.consumer import GroupConsumer, Partition, Positions
 from broker_mesh.lanes import Lanes
 from broker_mesh.layer import Step
-from broker_mesh.layers.retry import due_time
-from broker_mesh.message import Message, Record, is_for_service, now_ms, received
+from broker_mesh.message import Message, Record, now_ms, received
+from broker_mesh.newcomers import Newcomers, Survey
 from broker_mesh.outcome import Outcome
+from broker_mesh.parked import Survey as ParkedSurvey
 from broker_mesh.relief import Relief
 from broker_mesh.settings import Settings
+from broker_mesh.settle import CarryOut
+from broker_mesh.sidings import Sidings
+from broker_mesh.taking import Taking
 from broker_mesh.telemetry.backlog import Taken
 from broker_mesh.waiting import WaitingRoom
 
@@ -40,10 +45,12 @@ class Inbound(NamedTuple):
     Args:
         handle: the inbound pipeline; returns when a record's outcome is durable.
         put_back: writes a record that waits in its retry topic to the end of it.
+        settle: carries an outcome out without the pipeline, of a record that has been through it.
     """
 
     handle: Step[Outcome]
     put_back: Callable[[Message], Awaitable[None]]
+    settle: CarryOut
 
 
 class Service:
@@ -52,28 +59,61 @@ class Service:
     Args:
         settings: with limits and the grace period.
         endpoints: what is handled.
-        make_inbound: makes what records are handed to, given the check that tells a current message.
+        make_inbound: makes what this service hands its records to.
         on_committed: called with partitions on which the group has committed, once for each.
+        survey: tells of the growths of topics.
+        parked: tells what is parked in retry topics.
+        guard: tells outages from what fails by itself.
     """
 
     def __init__(
         self,
         settings: Settings,
         endpoints: Iterable[Endpoint],
-        make_inbound: Callable[[Callable[[Message], bool]], Inbound],
+        make_inbound: Callable[[Service], Inbound],
         on_committed: Callable[[Collection[Partition]], None],
+        survey: Survey,
+        parked: ParkedSurvey,
+        guard: OutageGuard,
     ) -> None:
         self._settings = settings
+        self._guard = guard
         by_topic = {topic: endpoint for endpoint in endpoints for topic in endpoint.topics}
         self._endpoints: Mapping[str, Endpoint] = by_topic
-        inbound = make_inbound(self.is_current)
+        self._assignments: dict[Partition, Assignment] = {}
+        self.sidings = Sidings(by_topic, self._assignments, parked, self._begin, self._broken)
+        inbound = make_inbound(self)
         self._put_back = inbound.put_back
-        self._lanes = Lanes(by_topic, settings.concurrency, inbound.handle, self._finished, self.failed)
+        self._entry = Entry(self._commit_awaited, self._let_in, self._broken)
+        self._lanes = Lanes(
+            by_topic,
+            settings.concurrency,
+            inbound.handle,
+            self._finished,
+            self.failed,
+            self.certain,
+            self._entry.marked,
+            guard,
+            lambda *waiting: self._taking.rests(*waiting),
+            inbound.settle,
+            self.sidings.may_park,
+            self.sidings.in_line,
+        )
         self._room = WaitingRoom(self._due, now_ms)
         self._on_committed = on_committed
+        ordered = {each.name for each in by_topic.values() if each.ordering != "none"}
+        self._newcomers = Newcomers(ordered, survey, self._begin, self._broken)
+        self._taking = Taking(
+            by_topic,
+            self._assignments,
+            self._newcomers,
+            self.sidings,
+            self._room,
+            self._entry,
+            self._give_back,
+        )
         self._resting: set[Partition] = set()
         self._held: set[Partition] = set()
-        self._assignments: dict[Partition, Assignment] = {}
         self._relief = Relief(
             settings, self._room, self._assignments, self._write_again, self._hold_back, self._broken
         )
@@ -106,9 +146,18 @@ class Service:
     def taken(self) -> dict[Partition, Taken]:
         """Tell of each partition how far it is settled, and what is in work."""
         return {
-            key: Taken(each.tracker.position, each.in_work, each.tracker.oldest, held=key in self._resting)
+            key: Taken(
+                each.tracker.position,
+                each.in_work,
+                each.tracker.oldest,
+                key in self._resting,
+                self._parked(key),
+            )
             for key, each in self._assignments.items()
         }
+
+    def _parked(self, partition: Partition) -> int:
+        return 0 if self._is_retry(partition[0]) else self.sidings.parked(partition)
 
     @property
     def has_joined(self) -> bool:
@@ -148,6 +197,9 @@ class Service:
             # Also when the wait was cut short: a member that is left behind would keep its partitions from others.
             self.lost(list(self._assignments))
             self._room.close()
+            self._guard.close()
+            self._newcomers.close()
+            self.sidings.close()
             if self._tender is not None:
                 self._tender.cancel()
             await self._consumer.close(positions, timeout=10.0)
@@ -156,6 +208,11 @@ class Service:
         """Tell whether a message's partition is still assigned as it was when the message was taken."""
         assignment = self._assignments.get((message.topic, message.partition))
         return assignment is not None and assignment.epoch == message.epoch
+
+    async def certain(self) -> None:
+        """Wait until what is assigned is certain to be: after this process stood still, Kafka has to confirm it."""
+        if self._consumer is not None:
+            await self._consumer.membership.certain()
 
     def settled_below(self, message: Message) -> int:
         """Tell below which offset of a message's partition everything is settled; 0 where the partition is gone."""
@@ -168,36 +225,37 @@ class Service:
         """Take over partitions."""
         self._joined.set()
         for partition, position in positions.items():
-            self._assignments[partition] = Assignment(partition, position)
+            assignment = Assignment(partition, position, self._settings.concurrency)
+            self._assignments[partition] = assignment
+            if assignment.suspicion.singly:
+                logger.warning(
+                    "%s/%d: %d owners in a row have ended uncleanly at offset %d: %d records run one at a time now",
+                    *(*partition, assignment.suspicion.deaths, position.offset, self._settings.concurrency),
+                )
+            self._newcomers.assigned(assignment, position)
+            self.sidings.assigned(assignment)
             if self._stopping:
-                self._assignments[partition].draining.set()
+                assignment.draining.set()
+        self._hold_back()
 
     def received(self, batch: Sequence[Record]) -> None:
         """Put records into their lanes, and what is not due yet into the waiting room."""
         try:
-            self._take(batch)
+            self._taking.take(batch)
         except Exception as bug:  # noqa: BLE001 - it is told; only logged by the loop it would strand the batch
             self._broken("taking records", bug)
         self._hold_back()
 
-    def _take(self, batch: Sequence[Record]) -> None:
-        now = now_ms()
-        for record in batch:
-            assignment = self._assignments.get((record.topic, record.partition))
-            if assignment is None or assignment.draining.is_set() or not assignment.take(record):
-                self._give_back(record.topic, 1)
-                continue
-            if not is_for_service(record, self._endpoints[record.topic].name):
-                self._give_back(record.topic, 1)
-                assignment.done(record.offset)
-                continue
-            due = self._due_time(record)
-            if due is not None and due > now:
-                self._give_back(record.topic, 1)  # it counts again when it is due
-                self._room.add(assignment, record, due)
-            else:
-                assignment.in_flight += 1
-                self._lanes.put(assignment, record)
+    def _let_in(self, assignment: Assignment, record: Record) -> None:
+        self._lanes.put(assignment, record)
+
+    def _begin(self, records: Sequence[Record]) -> None:
+        """Take what came of partitions while they were held."""
+        try:
+            self._taking.take_kept(records)
+        except Exception as bug:  # noqa: BLE001 - it is told, as above
+            self._broken("taking records", bug)
+        self._hold_back()
 
     async def drain(self, partitions: Sequence[Partition]) -> Positions:
         """Finish what is being handled before a rebalance takes the partitions away."""
@@ -209,8 +267,16 @@ class Service:
             assignment = self._assignments.pop(partition, None)
             if assignment is not None:
                 self._room.drop(assignment)
+                self._newcomers.forget(assignment)
+                self.sidings.forget(assignment)
                 self._give_back(partition[0], assignment.end())
         self._hold_back()
+
+    def acknowledged(self, positions: Positions) -> None:
+        """Let go on what waited for a commit."""
+        for partition, position in positions.items():
+            if (assignment := self._assignments.get(partition)) is not None:
+                assignment.acknowledged(position)
 
     def committed(self, partitions: Collection[Partition]) -> None:
         """Pass on that the group has committed."""
@@ -242,17 +308,8 @@ class Service:
         if assignment.partition in self._held:
             self._hold_back()
 
-    def _due_time(self, record: Record) -> int | None:
-        """Tell when a record's next attempt is due, epoch ms; only retry topics hold what is not due at once."""
-        if not self._is_retry(record.topic):
-            return None
-        return due_time(headers.read(record.headers)[0].retry_at, written=record.timestamp)
-
     def _due(self, assignment: Assignment, record: Record) -> None:
-        assignment.in_flight += 1
-        if self._consumer is not None:
-            self._consumer.resumed(record.topic, 1)
-        self._lanes.put(assignment, record)
+        self._taking.due(assignment, record)
         if self._held:
             self._hold_back()
 
@@ -265,21 +322,21 @@ class Service:
             self._consumer.finished(topic, count)
 
     def _hold_back(self) -> None:
-        """Stop taking from partitions where one record holds back the position of many that are done.
+        """Stop taking from partitions of which a commit can hardly say any more what is done beyond the position.
 
-        Done records beyond the position are run again after a crash: their number is bounded like that in flight.
-        And stop taking from all retry topics while the waiting room is full.
+        What it can't say runs again after a crash. Nor take from retry topics while the waiting room is full.
         """
-        limit = self._settings.max_in_flight
         resting = {
             partition
             for partition, assignment in self._assignments.items()
-            if assignment.tracker.beyond >= (max(1, limit // 2) if partition in self._resting else limit)
+            if assignment.is_crowded(partition in self._resting)
         }
         for topic, number in resting - self._resting:
-            logger.warning("%s/%d rests: %d records are done behind one that is not", topic, number, limit)
+            logger.warning("%s/%d rests: too much is done behind records that are not", topic, number)
         self._resting = resting
         held = resting | {key for key in self._assignments if self._is_retry(key[0]) and self._room.full}
+        held |= {*self._newcomers.held, *self.sidings.held}
+        held |= {key for key in self._assignments if self._guard.holds(self._endpoints[key[0]].name)}
         if held != self._held and self._consumer is not None:
             self._held = held
             self._consumer.hold(held)
@@ -292,27 +349,35 @@ class Service:
     async def _tend_regularly(self) -> None:
         clock = asyncio.get_running_loop().time
         renewed = clock()
-        while True:
-            await asyncio.sleep(_TENDING_SECONDS)
-            self._relief.look()
-            # A position also moves without a lane that says so: a plain function may outlast its record.
-            self._hold_back()
-            if clock() - renewed >= _RENEWAL_SECONDS:
-                # Kafka may drop an offset by the time of its own last commit, also of a partition that is just idle.
-                renewed = clock()
-                for assignment in self._assignments.values():
-                    assignment.moved = assignment.committable
-            positions = self._take_moved()
-            if positions and self._consumer is not None:
-                self._consumer.commit(positions)
+        try:
+            while True:
+                await asyncio.sleep(_TENDING_SECONDS)
+                if clock() - renewed >= _RENEWAL_SECONDS:
+                    # Kafka may drop an offset by the time of its own last commit, also of an idle partition.
+                    renewed = clock()
+                    for assignment in self._assignments.values():
+                        assignment.renew()
+                self._tend(clock())
+        except Exception as bug:  # noqa: BLE001 - it is told; without tending nothing would be committed any more
+            self._broken("tending its partitions", bug)
 
-    def _take_moved(self) -> dict[Partition, Position]:
-        positions = {}
-        for partition, assignment in self._assignments.items():
-            if assignment.moved:
-                assignment.moved = False
-                positions[partition] = Position(assignment.epoch, assignment.tracker.position)
-        return positions
+    def _tend(self, now: float) -> None:
+        self._relief.look()
+        if self._consumer is not None:
+            self._consumer.flow.adapt(now, idle=not self._lanes.busy)
+            self._lanes.make_room(self._assignments.values(), self._consumer.near_full)
+        # A position also moves without a lane that says so: a plain function may outlast its record.
+        self._hold_back()
+        for key, assignment in self._assignments.items():
+            assignment.describe(self._parked(key), self._guard.state(self._endpoints[key[0]].name))
+        due = {key: each.commit_due(now) for key, each in self._assignments.items()}
+        positions = {key: position for key, position in due.items() if position is not None}
+        if positions and self._consumer is not None:
+            self._consumer.commit(positions)
+
+    def _commit_awaited(self, positions: Positions) -> None:
+        if self._consumer is not None:
+            self._consumer.commit(positions, awaited=True)
 
     async def _drain(self, partitions: Sequence[Partition], budget: float) -> Positions:
         drained = {key: self._assignments[key] for key in partitions if key in self._assignments}
@@ -335,11 +400,8 @@ class Service:
         if left:
             logger.warning("%d handlers did not finish within %g s: their records come again", left, budget)
         # All of them, not only those that moved since the last commit: that one may still be queued.
-        positions = {
-            key: Position(assignment.epoch, assignment.tracker.position)
-            for key, assignment in drained.items()
-            if assignment.committable
-        }
+        last = {key: assignment.commit_last() for key, assignment in drained.items()}
+        positions = {key: position for key, position in last.items() if position is not None}
         # From here on the epoch is gone: a completion that comes later settles nothing.
         # Only theirs: where the loop was too slow, a partition may have come back under a new epoch already.
         self.lost([key for key, assignment in drained.items() if self._assignments.get(key) is assignment])

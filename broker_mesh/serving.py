@@ -10,28 +10,31 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from broker_mesh import inbound, naming, outbound, turn
+from broker_mesh import agreement, inbound, naming, newcomers, outbound, parked, turn
 from broker_mesh.client import Client
 from broker_mesh.contracts.catalog import is_unknown_schema
 from broker_mesh.endpoint import Endpoint, Ordering
 from broker_mesh.errors import MeshError
+from broker_mesh.guard import OutageGuard
 from broker_mesh.idempotency import Results
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.consumer import GroupConsumer, Partition
-from broker_mesh.kafka.groups import Groups
+from broker_mesh.kafka.groups import Groups, Member
 from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, Held, refuse_lost_offsets
 from broker_mesh.layer import stack
 from broker_mesh.layers import (
     authorize,
+    crashes,
     deadline,
     dedupe,
     headers,
     idempotency,
     identity,
     measure,
+    park,
     route,
     settle,
     trace,
@@ -100,10 +103,28 @@ class Serving:
         endpoints = [self._endpoint(item) for item in self._declared]
         consumed = [topic for endpoint in endpoints for topic in endpoint.topics]
 
-        def make_inbound(is_current: Callable[[Message], bool]) -> Inbound:
-            return self._inbound(endpoints, is_current, lambda message: service.settled_below(message))
+        settings = runtime.settings
+        guard = OutageGuard(
+            endpoints, settings.outage_keys, settings.concurrency, runtime.metrics.circuit_turned
+        )
 
-        service = Service(runtime.settings, endpoints, make_inbound, await self._keep_ledger(consumed))
+        survey = newcomers.survey(
+            runtime.settings,
+            client_id=runtime.client_id,
+            group=runtime.group,
+            admin=runtime.admin,
+            retry_topics={each.name: naming.retry_topic(each.stem) for each in endpoints},
+        )
+        ledger = await self._keep_ledger(consumed)
+        service = Service(
+            settings,
+            endpoints,
+            lambda service: self._inbound(endpoints, guard, service),
+            ledger,
+            survey,
+            parked.survey(settings, client_id=runtime.client_id, group=runtime.group, admin=runtime.admin),
+            guard,
+        )
         consumer = GroupConsumer(
             runtime.settings,
             client_id=runtime.client_id,
@@ -114,6 +135,10 @@ class Serving:
         service.start(consumer)
         self._watching = asyncio.create_task(self._watch_backlog(service, consumer).run())
         runtime.exit.callback(self._watching.cancel)
+        self._agreeing = asyncio.create_task(
+            agreement.watch(lambda: service.taken().keys(), self._groups_view(), consumer.subscription.renew)
+        )
+        runtime.exit.callback(self._agreeing.cancel)
         self._confirming = asyncio.create_task(self._confirm_joining(service))
         runtime.exit.callback(self._confirming.cancel)
         runtime.exit.push_async_callback(self._finish_entering)
@@ -131,9 +156,22 @@ class Serving:
         return BacklogWatch(
             runtime.metrics,
             service.taken,
-            lambda: Seen(watch.ends, watch.paused, consumer.delivered, watch.firsts),
+            lambda: Seen(watch.ends, watch.paused, consumer.delivered, watch.firsts, consumer.flow.windows),
             ask_ends,
         )
+
+    def _groups_view(self) -> Callable[[], Awaitable[Member | None]]:
+        """Give what asks how the group sees this instance."""
+        runtime = self._runtime
+        groups: Groups | None = None
+
+        async def ask() -> Member | None:
+            nonlocal groups
+            groups = groups or Groups(runtime.settings, runtime.client_id)
+            members = (await groups.describe([runtime.group]))[runtime.group].members
+            return next((member for member in members if member.client_id == runtime.client_id), None)
+
+        return ask
 
     async def _confirm_joining(self, service: Service) -> None:
         """Tell the service that it has joined where the consumer hears nothing of it.
@@ -262,10 +300,10 @@ class Serving:
     def _inbound(
         self,
         endpoints: Sequence[Endpoint],
-        is_current: Callable[[Message], bool],
-        settled_below: Callable[[Message], int],
+        guard: OutageGuard,
+        service: Service,
     ) -> Inbound:
-        runtime = self._runtime
+        runtime, sidings = self._runtime, service.sidings
         by_name = {endpoint.name: endpoint for endpoint in endpoints}
         handlers = {item.target.name: item for item in self._declared}
         settler = Settler(
@@ -281,8 +319,10 @@ class Serving:
             producer=runtime.producer,
             dead_topic_of=lambda message: naming.dead_topic(by_name[message.operation].stem),
             retry_topic_of=lambda message: naming.retry_topic(by_name[message.operation].stem),
-            is_current=is_current,
+            is_current=service.is_current,
             dead_lettered=runtime.metrics.dead_lettered,
+            keeps_order=lambda message: by_name[message.operation].ordering != "none",
+            certain=service.certain,
         )
         results = Results(
             runtime.service,
@@ -291,11 +331,15 @@ class Serving:
             producer=runtime.producer,
             ensure_topic=self._ensure_results,
             settler=settler,
-            is_current=is_current,
+            is_current=service.is_current,
         )
         repeats = Repeats(
-            runtime.settings, client_id=runtime.client_id, settled_below=settled_below, is_current=is_current
+            runtime.settings,
+            client_id=runtime.client_id,
+            settled_below=service.settled_below,
+            is_current=service.is_current,
         )
+        carry_out = repeats.settling(results.settling(sidings.settling(settler.carry_out)))
         layers = inbound.layers(
             trace=trace.inbound(
                 runtime.tracer, group=runtime.group, client_id=runtime.client_id, bind=message_context
@@ -305,15 +349,18 @@ class Serving:
             ),
             settle=settle.layer(
                 lambda message: by_name[message.operation].retry,
-                repeats.settling(results.settling(settler.carry_out)),
+                carry_out,
                 now_ms,
                 random.random,
-                parks=lambda message: by_name[message.operation].parks,
+                parks=sidings.parks,
+                guard=guard.decide,
             ),
             headers=headers.layer(),
             identity=identity.layer(),
             dedupe=dedupe.layer(repeats.is_repeat),
+            crashes=crashes.layer(lambda message: by_name[message.operation].retry.attempts),
             deadline=deadline.layer(now_ms),
+            park=park.layer(sidings.is_parked),
             authorize=authorize.inbound(runtime.service, lambda: runtime.policy.rules, runtime.audit),
             validate=validate.inbound(
                 lambda message: by_name[message.operation].decoder,
@@ -326,7 +373,8 @@ class Serving:
         async def handle(message: Message) -> Outcome:
             if (its_turn := turn.current()) is not None:
                 its_turn.begin()  # a check may have given the place away meanwhile, while it waited
+            guard.handling(message)
             outcome: Outcome = await handlers[message.operation].invoke(message, runtime.client)
             return outcome
 
-        return Inbound(stack(layers, handle), settler.put_back)
+        return Inbound(stack(layers, handle), settler.put_back, carry_out)

@@ -49,6 +49,7 @@ RESERVED_KAFKA_PROPERTIES: Mapping[str, str] = {
     "partitioner": "all clients of the mesh must map a key to the same partition",
     "group.id": "the group is named after the service",
     "group.remote.assignor": "an operation and its retries must stay with one member",
+    "partition.assignment.strategy": "an operation and its retries must stay with one member",
     "transactional.id": "transactions are the mesh's own",
     "message.timeout.ms": "a request waits for Kafka; use timeout or expires_in",
     "delivery.timeout.ms": "a request waits for Kafka; use timeout or expires_in",
@@ -110,6 +111,12 @@ class Settings(BaseModel):
         description="how long ids are remembered, so that repeats are dropped; 0 for never",
     )
     dedupe_ids: int = Field(default=10_000, ge=1, le=1_000_000, description="ids remembered, per partition")
+    outage_keys: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="distinct keys that must fail of one cause, and none succeed, to make an outage; 0 for never",
+    )
     topics: dict[str, Adoption] = Field(
         default_factory=dict,
         description="topics that were there before the mesh, each with what is said of it",
@@ -182,6 +189,11 @@ def load_with_origins(
             )
         if name in RESERVED_KAFKA_PROPERTIES:
             raise SettingsError(f"kafka property {name!r} can't be set: {RESERVED_KAFKA_PROPERTIES[name]}")
+    if "group.instance.id" in kafka and kafka.get("group.protocol") != "classic":
+        raise SettingsError(
+            f'{origins["kafka.group.instance.id"]}: kafka.group.instance.id needs "group.protocol" = "classic": '
+            "under KIP-848 an instance that was killed is refused under its id until its session has ended"
+        )
     if "topics" in values:
         values["topics"] = _topics(values["topics"], origins["topics"])
     try:

@@ -25,7 +25,8 @@ from broker_mesh.headers import Envelope, Place, RawHeaders
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.layer import Step
 from broker_mesh.message import Message, Receipt, Record, new_id, now_ms
-from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, Repeated, RetryLater
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, Parked, Repeated, RetryLater
+from broker_mesh.parking import origin_of
 from broker_mesh.status import StatusCode
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,17 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 
+# What no further try at writing a record to its retry topic mends.
+_NO_RETRY_TOPIC = (NotFound, InvalidArgument, PermissionDenied, MessageTooLarge)
+_ASK_AGAIN_MS = 1000
+
 
 CarryOut: TypeAlias = Callable[[Message, Outcome], Awaitable[Outcome]]
 """Settles a message with its outcome; returns when that is durable, with what has become of the message."""
+
+
+async def always_certain() -> None:
+    """Wait for nothing: whether a message's partition is still assigned is known at any time."""
 
 
 class FencedError(Exception):
@@ -54,6 +63,9 @@ class Settler:
         is_current: whether a message's partition is still assigned as it was when the message was taken.
         dead_lettered: told of each dead letter that Kafka has.
         group: the consumer group that retries and dead letters are for, where it is not the service's own.
+        keeps_order: whether a message has an order among others: it waits in the retry partition of its own number, or
+            in its place, and nowhere else.
+        certain: waits until `is_current` can be trusted: a process that stood still may have lost its partitions.
     """
 
     def __init__(
@@ -66,6 +78,8 @@ class Settler:
         is_current: Callable[[Message], bool],
         dead_lettered: Callable[[Message, MeshError], None],
         group: str | None = None,
+        keeps_order: Callable[[Message], bool] = lambda _: False,
+        certain: Callable[[], Awaitable[None]] = always_certain,
     ) -> None:
         self._service = service
         self._send_reply = send_reply
@@ -75,12 +89,15 @@ class Settler:
         self._is_current = is_current
         self._dead_lettered = dead_lettered
         self._group = group
+        self._keeps_order = keeps_order
+        self._certain = certain
 
     async def carry_out(self, message: Message, outcome: Outcome) -> Outcome:
         """Make an outcome durable.
 
         Returns:
-            What has become of the message: a dead letter where its answer can't be delivered, else the outcome.
+            What has become of the message: a dead letter where its answer can't be delivered, an attempt in its place
+            where it can't be parked, else the outcome, with the place where it is parked.
 
         Raises:
             FencedError: the partition is gone; nothing more was produced.
@@ -103,8 +120,10 @@ class Settler:
                 place = await self._keep(message, error)
                 if message.expects_reply:
                     await self._answer_error(message, error, place)
-            case RetryLater(at, error, parked=True):
-                await self._park(message, error, at)
+            case RetryLater(parked=True):
+                return await self._park(message, outcome)
+            case Parked():
+                return await self._stand_in_line(message)
             case RetryLater():
                 pass  # `lanes.py` holds the record, and its key with it, until the next attempt
         return outcome
@@ -174,11 +193,43 @@ class Settler:
         self._dead_lettered(message, error)
         return place
 
-    async def _park(self, message: Message, error: MeshError, at: int) -> None:
-        """Write the record to its retry topic, where it waits for its next attempt and nothing waits behind it."""
-        facts = self._facts(message, error)
-        facts = facts._replace(attempt=facts.attempt + 1, retry_at=at)
-        await self._copy(message, self._retry_topic_of(message), facts, "retry")
+    async def _park(self, message: Message, outcome: RetryLater) -> RetryLater:
+        """Write the record to its retry topic, where it waits for its next attempt and nothing else waits for it."""
+        facts = self._facts(message, outcome.error)
+        facts = facts._replace(
+            attempt=facts.attempt + outcome.counts, retry_at=outcome.at, origin=origin_of(message)
+        )
+        try:
+            place = await self._write_retry(message, facts)
+        except _NO_RETRY_TOPIC as error:
+            logger.warning(
+                "%s %s waits in its place: it can't be parked: %s",
+                *(message.operation, message.envelope.id, error),
+            )
+            return outcome._replace(parked=False)
+        return outcome._replace(place=place)
+
+    async def _stand_in_line(self, message: Message) -> Parked | RetryLater:
+        """Write the record to its retry topic as it is, behind an earlier one of its key."""
+        envelope = message.envelope
+        facts = Envelope(
+            id=envelope.id,
+            attempt=envelope.attempt,
+            first_failure=envelope.first_failure,
+            origin=origin_of(message),
+            group=self._group,
+        )
+        try:
+            place = await self._write_retry(message, facts)
+        except _NO_RETRY_TOPIC as error:
+            # It stays where it is, and with it all that comes behind it, until the earlier one is settled.
+            return RetryLater(now_ms() + _ASK_AGAIN_MS, error, counts=False)
+        return Parked(place)
+
+    async def _write_retry(self, message: Message, facts: Envelope) -> Place:
+        """Write the record to its retry topic; raises what no further try mends where it has an order."""
+        gives_up = _NO_RETRY_TOPIC if self._keeps_order(message) else ()
+        return await self._copy(message, self._retry_topic_of(message), facts, "retry", gives_up)
 
     def _facts(self, message: Message, error: MeshError) -> Envelope:
         return _failure_facts(message, error)._replace(group=self._group)
@@ -192,6 +243,7 @@ class Settler:
         """
         record = message.record
         assert record is not None  # only received messages wait
+        await self._certain()
         if not self._is_current(message):
             raise FencedError
         await self._producer.send(
@@ -202,8 +254,18 @@ class Settler:
             partition=record.partition,
         )
 
-    async def _copy(self, message: Message, topic: str, facts: Envelope, what: str) -> Place:
-        """Write the record as it came, with the facts of its failure, to the partition of its own number."""
+    async def _copy(
+        self,
+        message: Message,
+        topic: str,
+        facts: Envelope,
+        what: str,
+        gives_up: tuple[type[MeshError], ...] = (),
+    ) -> Place:
+        """Write the record as it came, with the facts of its failure, to the partition of its own number.
+
+        Where there is none of that number it goes where its key sends it, unless that is an error that is to be raised.
+        """
         record = message.record
         assert record is not None  # only received messages are settled
         copied_headers = failure_headers(record, facts)
@@ -218,8 +280,12 @@ class Settler:
 
         named = f"its {what} to {topic}"
         try:
-            receipt = await self.persist(message, lambda: write(record.partition), named, (NotFound,))
+            receipt = await self.persist(
+                message, lambda: write(record.partition), named, (NotFound, *gives_up)
+            )
         except NotFound:
+            if NotFound in gives_up:
+                raise
             # The source has more partitions than this topic: by key is better than not at all.
             receipt = await self.persist(message, lambda: write(-1), named, ())
         return Place(*receipt)
@@ -253,6 +319,7 @@ class Settler:
         """
         pause = _FIRST_PAUSE_SECONDS
         while True:
+            await self._certain()
             if not self._is_current(message):
                 raise FencedError
             if self._producer.fatal is not None:

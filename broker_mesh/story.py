@@ -81,6 +81,11 @@ class Step(NamedTuple):
         """When, epoch ms, never before what led to it."""
         return self.at + self.behind
 
+    @property
+    def stands_in_line(self) -> bool:
+        """Whether it is put behind an earlier message of its key, without a failure of its own."""
+        return self.what is What.RETRY and self.envelope.retry_at is None and self.envelope.status is None
+
 
 class Story(NamedTuple):
     """All that is known of one message.
@@ -238,6 +243,8 @@ def _with_failures(step: Step, handed: Step | None) -> tuple[list[Step], Step]:
     envelope = step.envelope
     if step.what is What.ANSWERED:
         return [], step._replace(in_place=max(0, step.attempt - begun))
+    if step.stands_in_line:
+        return [], step
     # What is put aside for attempt 3 tells that 2 failed; a dead letter of attempt 3, that 3 did.
     last = step.attempt - 1 if step.what is What.RETRY else step.attempt
     failures = []

@@ -4,6 +4,9 @@ On the way of a message: between `service.py`, which takes a record from its ret
 waits here takes no handler's place and does not count as in flight, so that one that is due never stands behind one
 that is not. What the room may hold is bounded by count and by bytes, and where it would hold things up it gives way:
 the record at the front is written again, to the end of its topic (`to_move` says when).
+
+Records of a key that are handled in order stand in line: one at a time leaves, in the order of their offsets, the next
+one when that is settled, and none is ever moved.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from bisect import insort
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from broker_mesh.assignment import Assignment, Waiting
@@ -89,14 +93,15 @@ class Room(Generic[H]):
             heapq.heappop(self._queue)
         return self._queue[0].due if self._queue else None
 
-    def add(self, holder: H, record: Record, due: int, source: Any = None) -> None:
+    def add(
+        self, holder: H, record: Record, due: int, source: Any = None, line: Hashable | None = None
+    ) -> None:
         """Have a record wait."""
         size = len(record.key or b"") + len(record.value or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
-        holder.waiting[record.offset] = Waiting(due, record, size, source)
+        holder.waiting[record.offset] = Waiting(due, record, size, source, line)
         self._weigh(1, size)
-        heapq.heappush(self._queue, _Entry(due, next(self._numbers), holder, record.offset))
-        self._tidy()
+        self._queue_up(holder, record.offset)
 
     def take(self, holder: H, offset: int) -> Waiting:
         """Take a record out before it is due."""
@@ -104,16 +109,19 @@ class Room(Generic[H]):
         self._weigh(-1, -waiting.size)
         return waiting
 
-    def pop_due(self, now: int, leaves: Callable[[H], bool] = lambda _: True) -> tuple[H, Waiting] | None:
+    def pop_due(
+        self, now: int, leaves: Callable[[H, int], bool] = lambda _, __: True
+    ) -> tuple[H, Waiting] | None:
         """Take out what is due first, if it is.
 
         Args:
             now: epoch ms.
-            leaves: whether what is due of a partition leaves; what does not stays, to be taken or dropped.
+            leaves: whether a record that is due leaves, by its partition and offset; what does not stays, to be queued
+                up again, taken or dropped.
         """
         while (due := self.next_due) is not None and due <= now:
             entry = heapq.heappop(self._queue)
-            if leaves(entry.holder):
+            if leaves(entry.holder, entry.offset):
                 return entry.holder, self.take(entry.holder, entry.offset)
         return None
 
@@ -121,6 +129,11 @@ class Room(Generic[H]):
         """Forget what waits of a partition that is not ours any more."""
         for offset in list(holder.waiting):
             self.take(holder, offset)
+        self._tidy()
+
+    def _queue_up(self, holder: H, offset: int) -> None:
+        due = holder.waiting[offset].due
+        heapq.heappush(self._queue, _Entry(due, next(self._numbers), holder, offset))
         self._tidy()
 
     def _weigh(self, count: int, size: int) -> None:
@@ -134,6 +147,16 @@ class Room(Generic[H]):
         if len(self._queue) > 2 * self._count + 64:
             self._queue = [entry for entry in self._queue if _is_waiting(entry)]
             heapq.heapify(self._queue)
+
+
+class _Line:
+    """The records of one line in one assignment."""
+
+    __slots__ = ("offsets", "out")
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []  # those that wait, ascending
+        self.out: int | None = None  # the one that has left, and is not settled
 
 
 class WaitingRoom(Room[Assignment]):
@@ -156,13 +179,44 @@ class WaitingRoom(Room[Assignment]):
         self._release = release
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
+        self._lines: dict[Assignment, dict[Hashable, _Line]] = {}
 
-    def add(self, holder: Assignment, record: Record, due: int, source: Any = None) -> None:
-        """Have a record wait."""
+    def add(
+        self,
+        holder: Assignment,
+        record: Record,
+        due: int,
+        source: Any = None,
+        line: Hashable | None = None,
+    ) -> None:
+        """Have a record wait: for its time, and in its line, where it has one, by its offset."""
+        if line is not None:
+            lined_up = self._lines.setdefault(holder, {}).setdefault(line, _Line())
+            insort(lined_up.offsets, record.offset)
+            if lined_up.out == record.offset:
+                lined_up.out = None
         before = self.next_due
-        super().add(holder, record, due, source)
+        super().add(holder, record, due, source, line)
         if before is None or due < before:
             self._set_timer()
+
+    def settled(self, holder: Assignment, line: Hashable, offset: int) -> None:
+        """Let the next one of a line go when it is due: the one that had left is settled."""
+        lines = self._lines.get(holder, {})
+        lined_up = lines.get(line)
+        if lined_up is None or lined_up.out != offset:
+            return
+        lined_up.out = None
+        if lined_up.offsets:
+            self._queue_up(holder, lined_up.offsets[0])
+            self._set_timer()
+        else:
+            del lines[line]
+
+    def drop(self, holder: Assignment) -> None:
+        """Forget what waits of a partition that is not ours any more."""
+        super().drop(holder)
+        self._lines.pop(holder, None)
 
     def close(self) -> None:
         """Release nothing more."""
@@ -179,17 +233,28 @@ class WaitingRoom(Room[Assignment]):
 
     def _release_due(self) -> None:
         now = self._clock()
-        # Where its partition is being given up it stays: it is moved, or dropped with all others.
-        while (
-            released := self.pop_due(now, lambda assignment: not assignment.draining.is_set())
-        ) is not None:
+        while (released := self.pop_due(now, self._leaves)) is not None:
             assignment, waiting = released
             self._release(assignment, waiting.record)
         self._set_timer()
 
+    def _leaves(self, assignment: Assignment, offset: int) -> bool:
+        # Where its partition is being given up it stays: it is moved, or dropped with all others.
+        if assignment.draining.is_set():
+            return False
+        line = assignment.waiting[offset].line
+        if line is None:
+            return True
+        lined_up = self._lines[assignment][line]
+        if lined_up.out is not None or lined_up.offsets[0] != offset:
+            return False  # it is queued up again when it is the first
+        lined_up.out = lined_up.offsets.pop(0)
+        return True
+
 
 def _is_waiting(entry: _Entry[Any]) -> bool:
-    return entry.offset in entry.holder.waiting
+    waiting = entry.holder.waiting.get(entry.offset)
+    return waiting is not None and waiting.due == entry.due  # else it was put back with another time
 
 
 def longest_kept_ms(settings: Settings) -> int:
@@ -216,21 +281,25 @@ def to_move(
         longest_kept: how old a record may grow in its topic, ms.
 
     Returns:
-        Offsets, ascending; none while the first record of the partition is in work, which settles by itself.
+        Offsets, ascending, of records that stand in no line; none while the first record of the partition is in work,
+        which settles by itself.
     """
     waiting = assignment.waiting
     first = waiting.get(assignment.tracker.position)
     if first is None:
         return []
+    moves = first.line is None  # else the position stays where it is whatever moves behind it
     kept_too_long = now - longest_kept
     limit = max(1, most_beyond // 2)
     beyond = assignment.tracker.beyond
     chosen: Iterable[int] = ()
     if leaving:
-        blocking = assignment.tracker.open_before(beyond)
+        blocking = assignment.tracker.open_before(beyond) if moves else []
         if len(blocking) <= beyond * _MOVES_FOR_A_RUN:
-            chosen = itertools.takewhile(waiting.__contains__, blocking)
-    elif beyond >= limit and first.due > now + _SOON_MS:
+            chosen = itertools.takewhile(
+                lambda offset: offset in waiting and waiting[offset].line is None, blocking
+            )
+    elif moves and beyond >= limit and first.due > now + _SOON_MS:
         chosen = (
             offset for offset in assignment.tracker.open_before(beyond - limit // 2) if offset in waiting
         )
@@ -242,4 +311,5 @@ def to_move(
             for offset, item in waiting.items()
             if item.record.timestamp < now - ROTATION_MS and item.due > now + ROTATION_MS
         )
-    return list(itertools.islice(chosen, _MOST_MOVES))
+    out_of_line = (offset for offset in chosen if waiting[offset].line is None)
+    return list(itertools.islice(out_of_line, _MOST_MOVES))

@@ -14,6 +14,7 @@ from broker_mesh.cli import (
     check,
     dead_letters,
     dev,
+    growing,
     misfits,
     run,
     schemas,
@@ -78,6 +79,11 @@ app.add_typer(topics.app, short_help="Look at topics, make them, reset offsets."
 topics.app.command(
     "report", short_help="Name the records that enforcing validation would refuse.", epilog=misfits.EXAMPLES
 )(misfits.report)
+topics.app.command(
+    "grow",
+    short_help="Give an operation or event more partitions, in order.",
+    epilog=growing.EXAMPLES,
+)(growing.grow)
 app.command(
     "adopt",
     short_help="Look at a topic of other programs, and propose how to adopt it.",

@@ -12,6 +12,7 @@ from broker_mesh.cli.output import Output, OutputFormat, print_json, stdout
 
 if TYPE_CHECKING:
     from broker_mesh.cli.connection import Connection, Found
+    from broker_mesh.cli.queues import Committed
     from broker_mesh.control.checks import Finding, SchemaFacts
 
 # Records whose keys are looked at, of all topics together: some thousand are read within a second.
@@ -47,7 +48,7 @@ def check(
         of_kafka = [Finding("kafka", Level.PROBLEM, error.message)]
     findings = check_settings(found.settings, found.origins) + of_kafka
     if output is OutputFormat.JSON:
-        print_json([finding._asdict() for finding in findings])
+        print_json([_as_json(finding) for finding in findings])
     else:
         _print(findings)
     if any(finding.level is Level.PROBLEM for finding in findings):
@@ -69,10 +70,12 @@ async def _check(found: Found) -> list[Finding]:
     for section, look in (
         ("kafka", _look_at_kafka),
         ("topics", _look_at_topics),
+        ("topics", _look_at_growths),
         ("topics", _look_at_partitioning),
         ("topics", _look_at_adopted),
         ("schemas", _look_at_schemas),
         ("groups", _look_at_groups),
+        ("queues", _look_at_queues),
     ):
         try:
             findings += await look(connection, brokers)
@@ -106,6 +109,19 @@ async def _look_at_topics(connection: Connection, brokers: int) -> list[Finding]
         for info in infos.values()
     ]
     return check_topics(facts, connection.settings, replication(connection.settings, brokers))
+
+
+async def _look_at_growths(connection: Connection, _brokers: int) -> list[Finding]:
+    from broker_mesh.control.growing import check_growths
+    from broker_mesh.kafka.ledger import LEDGER_TOPIC
+    from broker_mesh.kafka.passage import Ways
+
+    names = await connection.admin.topic_names()
+    if LEDGER_TOPIC not in names:  # reading it would make it
+        return []
+    return check_growths(
+        await Ways(connection.settings, connection.client_id, connection.admin).growths(names)
+    )
 
 
 async def _look_at_partitioning(connection: Connection, _brokers: int) -> list[Finding]:
@@ -204,21 +220,40 @@ def _files(connection: Connection) -> list[SchemaFacts]:
 
 
 async def _look_at_groups(connection: Connection, _brokers: int) -> list[Finding]:
-    from broker_mesh import naming
-    from broker_mesh.cli.inventory import read_groups
     from broker_mesh.control.checks import GroupFacts, check_groups
     from broker_mesh.kafka.groups import lag
 
-    services = {naming.owner(name) for name in await connection.admin.topic_names()}
     facts = []
-    for found in await read_groups(connection):
+    for found in await _groups_of_services(connection):
         name = found.group.name
-        if naming.owner(name) not in services:
-            continue  # another program's
         bounds = await connection.groups.bounds(found.offsets)
         timeout = await connection.groups.session_timeout(name)
         facts.append(GroupFacts(name, len(found.group.members), lag(bounds, found.offsets), timeout))
     return check_groups(facts)
+
+
+async def _look_at_queues(connection: Connection, _brokers: int) -> list[Finding]:
+    from broker_mesh.cli.queues import read_queues
+    from broker_mesh.control.queues import check_queues
+    from broker_mesh.message import now_ms
+
+    return check_queues(await read_queues(connection, await _groups_of_services(connection)), now_ms())
+
+
+async def _groups_of_services(connection: Connection) -> list[Committed]:
+    """Give all groups but those of other programs."""
+    from broker_mesh import naming
+    from broker_mesh.cli.queues import read_groups
+
+    services = {naming.owner(name) for name in await connection.admin.topic_names()}
+    return [found for found in await read_groups(connection) if naming.owner(found.group.name) in services]
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    shown = finding._asdict()
+    if finding.figures is None:
+        del shown["figures"]
+    return shown
 
 
 def _print(findings: list[Finding]) -> None:

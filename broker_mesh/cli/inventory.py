@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from broker_mesh import naming
 from broker_mesh.adoption import Adoption
 from broker_mesh.cli.connection import Connection
+from broker_mesh.cli.queues import Committed, read_groups, read_queues
 from broker_mesh.cli.records import kind_of
 from broker_mesh.errors import NotFound
-from broker_mesh.kafka.groups import Bounds, Group, Partition, lag
+from broker_mesh.kafka.groups import Bounds, Partition, lag
+from broker_mesh.message import now_ms
 from broker_mesh.settings import nearest
 
 _KINDS = {"request": "operation", "event": "event", "reply": "replies", "record": "topic"}
@@ -36,13 +38,6 @@ class Row(NamedTuple):
     replication_factor: int
     waiting: int | None
     dead_letters: int | None
-
-
-class Committed(NamedTuple):
-    """A group with the offsets it has committed."""
-
-    group: Group
-    offsets: dict[Partition, int]
 
 
 async def inventory(connection: Connection) -> list[Row]:
@@ -98,6 +93,9 @@ async def details(connection: Connection, name: str) -> dict[str, Any]:
         raise NotFound(f"there is no topic {name!r}{hint}")
     bounds = await connection.groups.bounds((name, number) for number in range(info.partitions))
     groups = [found for found in await read_groups(connection) if found.offsets.keys() & bounds.keys()]
+    of = naming.source_of_failures(name) or name
+    queues = {queue.group: queue for queue in await read_queues(connection, groups) if queue.name == of}
+    now = now_ms()
     kind = kind_of(name)
     return {
         "name": name,
@@ -113,22 +111,12 @@ async def details(connection: Connection, name: str) -> dict[str, Any]:
                 "state": found.group.state,
                 "members": len(found.group.members),
                 "waiting": lag(bounds, found.offsets),
+                "queue": queues[found.group.name].figures(now),
             }
             for found in groups
         ],
         "config": dict(sorted((await connection.admin.topic_config(name)).items())),
     }
-
-
-async def read_groups(connection: Connection) -> list[Committed]:
-    """Give all groups with their committed offsets.
-
-    Raises:
-        MeshError: Kafka can't be asked.
-    """
-    names = await connection.groups.names()
-    described = await connection.groups.describe(names)
-    return [Committed(described[name], await connection.groups.committed(name)) for name in names]
 
 
 def _owner(name: str, adopted: Mapping[str, Adoption]) -> str | None:

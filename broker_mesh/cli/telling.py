@@ -54,6 +54,8 @@ def what(step: Step) -> str:
         case What.FAILED:
             return f"{attempt} failed{in_place}"
         case What.RETRY:
+            if step.stands_in_line:
+                return "put behind an earlier message of its key, which waits for another attempt"
             due = step.envelope.retry_at
             return f"put aside for {attempt}" + (f", due at {as_clock(due)}" if due is not None else "")
         case What.DEAD_LETTER:
@@ -91,6 +93,8 @@ def ending(story: Story, standing: Standing, now: int) -> str:
         case Ending.HANDLED:
             gone = ", and no reply to it is kept any more" if story.envelope.reply_to is not None else ""
             return f"{group} has handled it{gone}"
+        case Ending.RETRY_DUE if last.stands_in_line:
+            return f"{group} handles it behind an earlier message of its key{_nobody(standing)}"
         case Ending.RETRY_DUE:
             wait = f" in {span((last.envelope.retry_at or now) - now)}"
             return f"{group} tries it again{wait}: attempt {last.attempt}{_nobody(standing)}"

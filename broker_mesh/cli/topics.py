@@ -96,11 +96,8 @@ def show(
         right=["PARTITION", "FIRST", "END", "RECORDS"],
     )
     print_line("")
-    print_table(
-        ["GROUP", "STATE", "MEMBERS", "WAITING"],
-        [[g["group"], g["state"], str(g["members"]), str(g["waiting"])] for g in found["groups"]],
-        right=["MEMBERS", "WAITING"],
-    )
+    headings = ["GROUP", "STATE", "MEMBERS", "WAITING", "OLDEST", "IN FLIGHT", "PARKED KEYS", "CIRCUIT"]
+    print_table(headings, [_shown(group) for group in found["groups"]], right=headings[2:7])
     print_line("")
     config = found["config"]
     print_table(["PROPERTY", "VALUE"], [[key, config[key]] for key in _SHOWN_PROPERTIES if key in config])
@@ -239,6 +236,15 @@ async def _plan(connection: Connection, topic: str, group: str, to: Position) ->
 
 async def _reset(connection: Connection, topic: str, group: str, plan: list[dict[str, Any]]) -> None:
     await connection.groups.reset(group, {(topic, row["partition"]): row["to"] for row in plan})
+
+
+def _shown(group: dict[str, Any]) -> list[str]:
+    from broker_mesh.control.queues import duration
+
+    queue = group["queue"]
+    oldest = "-" if queue["oldest_seconds"] is None else duration(queue["oldest_seconds"])
+    figures = [str(group[name]) for name in ("group", "state", "members", "waiting")]
+    return [*figures, oldest, str(queue["in_flight"]), str(queue["parked"]), queue["circuit"]]
 
 
 def _count(number: int | None) -> str:

@@ -82,7 +82,7 @@ async def _trace(
 
 
 async def _standings(connection: Connection, told: Story, subscriptions: list[str]) -> list[Standing]:
-    from broker_mesh.cli.inventory import read_groups
+    from broker_mesh.cli.queues import read_groups
     from broker_mesh.message import now_ms
     from broker_mesh.standing import Group, readers, standings
 

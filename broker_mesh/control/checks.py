@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from broker_mesh import naming
 from broker_mesh.adoption import Adoption
@@ -32,16 +32,18 @@ class Finding(NamedTuple):
     """One thing that was checked.
 
     Args:
-        section: where it belongs: settings, kafka, topics, schemas, groups.
+        section: where it belongs: settings, kafka, topics, schemas, groups, queues.
         level: how it is to be taken.
         what: what is so.
         advice: what to do; None where nothing is.
+        figures: for programs; None where there are none.
     """
 
     section: str
     level: Level
     what: str
     advice: str | None = None
+    figures: Mapping[str, Any] | None = None
 
 
 class TopicFacts(NamedTuple):
@@ -343,7 +345,7 @@ def _mismatched(topic: TopicFacts, by_name: Mapping[str, TopicFacts]) -> Iterabl
             Level.PROBLEM,
             f"it has {_count(topic.partitions, 'partition')}, its {what} {source.name} has {source.partitions}: "
             "a record and its retry would come to different instances",
-            f"give {(topic if topic.partitions < source.partitions else source).name} as many as the other",
+            _as_many(source, topic),
         )
     is_operation = naming.is_target(topic.name) and not naming.is_event(topic.name)
     for name in (naming.retry_topic(topic.name), naming.dead_topic(topic.name)):
@@ -357,7 +359,7 @@ def _mismatched(topic: TopicFacts, by_name: Mapping[str, TopicFacts]) -> Iterabl
                 Level.PROBLEM,
                 f"it has {_count(topic.partitions, 'partition')}, {name} has {beside.partitions}: "
                 "a record and its retry would come to different instances",
-                f"give {name if beside.partitions < topic.partitions else topic.name} as many as the other",
+                _as_many(topic, beside),
             )
         wanted = _max_bytes(topic) + HEADROOM_BYTES
         if _max_bytes(beside) < wanted:
@@ -366,6 +368,13 @@ def _mismatched(topic: TopicFacts, by_name: Mapping[str, TopicFacts]) -> Iterabl
                 f"{name} takes at most {_max_bytes(beside)} bytes: a large failure could not be kept",
                 f"set max.message.bytes={wanted} on {name}",
             )
+
+
+def _as_many(source: TopicFacts, beside: TopicFacts) -> str:
+    """Say how to give a topic and one beside it the same number of partitions."""
+    if source.partitions > beside.partitions and naming.is_target(source.name):
+        return f"run mesh topics grow {source.name} --partitions {source.partitions}"
+    return f"give {min(source, beside, key=lambda topic: topic.partitions).name} as many as the other"
 
 
 def _max_bytes(topic: TopicFacts) -> int:

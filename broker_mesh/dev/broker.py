@@ -11,7 +11,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from broker_mesh.dev import processes
 from broker_mesh.dev.failures import explain, read_since
 from broker_mesh.dev.java import Runtime, no_runtime
-from broker_mesh.dev.properties import render
+from broker_mesh.dev.properties import MoreProperties, no_more, render
 from broker_mesh.dev.state import BrokerState
 from broker_mesh.dev.watchdog import Watchdog
 from broker_mesh.errors import FailedPrecondition, Unavailable
@@ -27,11 +27,13 @@ class Broker:
     Args:
         directory: its directory: `server.properties`, `broker.log`, `data/`; made when missing.
         state: its ports, and its process when it is to be taken over.
+        more: asked at each start for properties that come to its own, or take their place.
     """
 
-    def __init__(self, directory: Path, state: BrokerState) -> None:
+    def __init__(self, directory: Path, state: BrokerState, more: MoreProperties = no_more) -> None:
         self.directory = directory
         self.state = state
+        self._more = more
         self.log = directory / "broker.log"
         self._properties = directory / "server.properties"
         self._data = directory / "data"
@@ -50,7 +52,7 @@ class Broker:
             OSError: the directory can't be written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._properties.write_text(render(self.state, nodes, self._data))
+        self._properties.write_text(render(self.state, nodes, self._data, self._more(self.state)))
         if (self._data / "meta.properties").exists():
             return
         # Always by Kafka's own tool: a hand-written meta.properties boots, but without groups and transactions.

@@ -24,6 +24,7 @@ from broker_mesh.dev.installation import prepare
 from broker_mesh.dev.java import Runtime
 from broker_mesh.dev.paths import KAFKA_VERSION
 from broker_mesh.dev.progress import Progress, Step, silent
+from broker_mesh.dev.properties import MoreProperties, no_more
 from broker_mesh.dev.state import BrokerState, ClusterState, load, save
 from broker_mesh.dev.watchdog import Watchdog
 from broker_mesh.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -53,16 +54,24 @@ class EmbeddedKafka:
         ephemeral: delete the directory at `stop`.
         attached: end the brokers that this object starts when this process ends, however it ends. Otherwise
             they run on.
+        properties: asked at each start of a broker for properties that come to its own, or take their place.
     """
 
     def __init__(
-        self, directory: Path, brokers: int = 1, ephemeral: bool = False, *, attached: bool = False
+        self,
+        directory: Path,
+        brokers: int = 1,
+        ephemeral: bool = False,
+        *,
+        attached: bool = False,
+        properties: MoreProperties = no_more,
     ) -> None:
         if brokers not in SIZES:
             raise InvalidArgument(f"An embedded Kafka has 1 broker or 3, not {brokers}.")
         self.directory = directory.absolute()
         self.ephemeral = ephemeral
         self.attached = attached
+        self._more_properties = properties
         self._watchdog: Watchdog | None = None
         self._started_at = 0.0
         state = load(self.directory)
@@ -265,7 +274,7 @@ class EmbeddedKafka:
         raise NotFound(f"There is no broker {broker_id}: they are numbered from 1 to {len(self._brokers)}.")
 
     def _broker(self, state: BrokerState) -> Broker:
-        return Broker(self.directory / f"broker-{state.id}", state)
+        return Broker(self.directory / f"broker-{state.id}", state, self._more_properties)
 
     def _delete(self) -> None:
         with os_errors_explained("delete the data of Kafka"):

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 from broker_mesh.dev.state import BrokerState
 
+# What a user of the embedded Kafka sets for one broker, which is told by its ports.
+MoreProperties = Callable[[BrokerState], Mapping[str, str | int]]
 
-def render(node: BrokerState, nodes: Sequence[BrokerState], data: Path) -> str:
+
+def no_more(_: BrokerState) -> Mapping[str, str | int]:
+    """Leave a broker's properties as they are."""
+    return {}
+
+
+def render(
+    node: BrokerState,
+    nodes: Sequence[BrokerState],
+    data: Path,
+    more: Mapping[str, str | int] = MappingProxyType({}),
+) -> str:
     """The text of a node's properties file.
 
     The quorum is a static one (`controller.quorum.voters`): its addresses live here and not in the metadata log,
@@ -20,12 +34,13 @@ def render(node: BrokerState, nodes: Sequence[BrokerState], data: Path) -> str:
         node: the node itself.
         nodes: all nodes of the cluster, the node included.
         data: its data directory.
+        more: properties that come to these, or take their place.
     """
     replicas = len(nodes)
     in_sync = 2 if replicas > 1 else 1
     voters = ",".join(f"{each.id}@127.0.0.1:{each.controller_port}" for each in nodes)
     clients = f"PLAINTEXT://127.0.0.1:{node.port}"
-    settings = {
+    settings: dict[str, str | int] = {
         "node.id": node.id,
         "controller.quorum.voters": voters,
         "listeners": f"{clients},CONTROLLER://127.0.0.1:{node.controller_port}",
@@ -40,8 +55,10 @@ def render(node: BrokerState, nodes: Sequence[BrokerState], data: Path) -> str:
         settings[f"{topic}.num.partitions"] = replicas
     for topic in ("transaction.state.log.min.isr", "share.coordinator.state.topic.min.isr"):
         settings[topic] = in_sync
-    common = resources.files("broker_mesh.dev").joinpath("server.properties").read_text()
-    return common + "\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+    settings.update(more)
+    common = resources.files("broker_mesh.dev").joinpath("server.properties").read_text().splitlines()
+    kept = [line for line in common if line.partition("=")[0] not in settings]
+    return "\n".join(kept) + "\n\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
 def _escape(text: str) -> str:

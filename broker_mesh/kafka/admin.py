@@ -6,11 +6,18 @@ On the way of a message: at the start of a service, and before the first message
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from broker_mesh.errors import MeshError, NotFound, Unauthenticated, Unavailable
 from broker_mesh.kafka import config
@@ -147,6 +154,43 @@ class Admin:
                     raise self._failed(error, f"creating topic {name!r}") from error
         await self._wait_until_usable(missing)
         return sorted(made)
+
+    async def grow(self, partitions: Mapping[str, int]) -> None:
+        """Give topics more partitions, and wait until they can be used.
+
+        All in one request, which the brokers' controller carries out as one: for no moment do topics that belong
+        together have different numbers. Kafka is asked first whether it would.
+
+        Args:
+            partitions: how many each topic is to have; more than it has.
+
+        Raises:
+            MeshError: Kafka refuses one of them; or it can't be asked, and they have grown or not.
+        """
+        for only_asked in (True, False) if partitions else ():
+            futures = self._client.create_partitions(
+                [NewPartitions(name, count) for name, count in partitions.items()],
+                validate_only=only_asked,
+                request_timeout=self._timeout,
+            )
+            for name, future in futures.items():
+                try:
+                    await asyncio.wrap_future(future)
+                except KafkaException as error:
+                    raise self._failed(
+                        error, f"giving topic {name!r} {partitions[name]} partitions"
+                    ) from error
+        try:
+            async with asyncio.timeout(_TOPIC_USABLE_SECONDS):
+                found = await self.describe(list(partitions))
+                while any(info.partitions < partitions[name] for name, info in found.items()):
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                    found = await self.describe(list(partitions))
+        except TimeoutError as error:
+            raise Unavailable(
+                f"topics {', '.join(sorted(partitions))} have more partitions, but Kafka doesn't show them yet"
+            ) from error
+        await self.wait_until_served(found.values())
 
     async def topic_config(self, name: str) -> dict[str, str]:
         """Read a topic's properties.

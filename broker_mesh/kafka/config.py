@@ -24,6 +24,8 @@ CONSUMER_ONLY = (
     "check.crcs",
     "receive.message",
 )
+# What only a member of a group may have: librdkafka refuses combinations that make no sense for one.
+MEMBER_ONLY = ("group.", "session.timeout", "heartbeat.", "max.poll.", "partition.assignment")
 PRODUCER_ONLY = (
     "linger.",
     "queue.buffering",
@@ -78,6 +80,8 @@ def producer(settings: Settings, *, client_id: str, on_error: Callable[[Any], No
         "partitioner": "murmur2_random",
         # Any linger costs over a millisecond on every hop.
         "linger.ms": settings.kafka.get("linger.ms", 0),
+        # How soon a growth of partitions is known: by default a key would go on to its old one for 5 minutes.
+        "topic.metadata.refresh.interval.ms": refresh_ms(settings),
     }
 
 
@@ -96,6 +100,8 @@ def group_consumer(
     """
     properties = {
         **reader(settings, client_id=client_id, on_error=on_error),
+        **{name: value for name, value in settings.kafka.items() if name.startswith(MEMBER_ONLY)},
+        **_prefetching(settings),
         "group.id": group,
         "group.protocol": settings.kafka.get("group.protocol", "consumer"),
     }
@@ -106,10 +112,30 @@ def group_consumer(
     return properties
 
 
+def _prefetching(settings: Settings) -> dict[str, Any]:
+    """Give how much a service's consumer fetches ahead; the user's own properties stay.
+
+    What waits, waits in Kafka. librdkafka would keep 100,000 records, or 64 MB, ready for each process; that counts
+    neither headers nor its own 500 bytes a record, so that small requests take some 120 MB before anything is done
+    with them, and one answer of a broker may bring 50 MB more. A thousand records are what a process handles while the
+    next ones are on their way. What was fetched of a partition is thrown away when it is paused, and fetched again:
+    small pieces waste less. A record that is larger than a piece comes all the same, alone.
+    """
+    bounds = {
+        "queued.min.messages": 1000,
+        "queued.max.messages.kbytes": 8 * 1024,
+        "fetch.max.bytes": 8 * 1024 * 1024,
+        "max.partition.fetch.bytes": 128 * 1024,
+    }
+    if "fetch.message.max.bytes" in settings.kafka:  # librdkafka's other name of the same
+        del bounds["max.partition.fetch.bytes"]
+    return {name: settings.kafka.get(name, bound) for name, bound in bounds.items()}
+
+
 def reader(settings: Settings, *, client_id: str, on_error: Callable[[Any], None]) -> dict[str, Any]:
     """Give the properties of a consumer that assigns its partitions itself and commits nothing."""
     return {
-        **without(common(settings, client_id=client_id, on_error=on_error), PRODUCER_ONLY),
+        **without(common(settings, client_id=client_id, on_error=on_error), PRODUCER_ONLY + MEMBER_ONLY),
         # librdkafka wants a group id even where no group is joined; nothing is ever committed under this one.
         "group.id": "_mesh.reader",
         "enable.auto.commit": False,
@@ -122,8 +148,13 @@ def reader(settings: Settings, *, client_id: str, on_error: Callable[[Any], None
         "fetch.error.backoff.ms": settings.kafka.get("fetch.error.backoff.ms", 50),
         "fetch.queue.backoff.ms": settings.kafka.get("fetch.queue.backoff.ms", 50),
         # Topics that appear later (an event not yet published) are seen within seconds, not 5 minutes.
-        "topic.metadata.refresh.interval.ms": settings.kafka.get("topic.metadata.refresh.interval.ms", 5000),
+        "topic.metadata.refresh.interval.ms": refresh_ms(settings),
     }
+
+
+def refresh_ms(settings: Settings) -> int:
+    """Tell how often the mesh's producers and consumers ask what topics and partitions there are, ms."""
+    return int(settings.kafka.get("topic.metadata.refresh.interval.ms", 5000))
 
 
 def without(properties: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from broker_mesh.kafka import config
 from broker_mesh.kafka.commits import Commits
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.flow import Flow
+from broker_mesh.kafka.membership import Membership
 from broker_mesh.kafka.outages import OutageLog
 from broker_mesh.kafka.positions import (
     NOTHING_COMMITTED,
@@ -33,6 +34,7 @@ from broker_mesh.kafka.positions import (
     partition_of,
 )
 from broker_mesh.kafka.records import to_record
+from broker_mesh.kafka.subscription import Subscription
 from broker_mesh.kafka.watch import Watch
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
@@ -42,8 +44,13 @@ logger = logging.getLogger(__name__)
 __all__ = ["NOTHING_COMMITTED", "GroupConsumer", "GroupListener", "Partition", "Position", "Positions"]
 
 _POLL_SECONDS = 0.05
-_BATCH = 500
+# While somebody waits for a commit: nothing wakes a poll, and each is sent between two of them.
+_PROMPT_POLL_SECONDS = 0.002
+_PROMPT_SECONDS = 0.3
 _COMMITTED_TIMEOUT_SECONDS = 10.0
+_COMMITTED_PATIENCE_SECONDS = (
+    120.0  # below max.poll.interval.ms, as long as a broker on a busy machine may take
+)
 _FINAL_COMMIT_SECONDS = 3.0
 # Above what a service takes for a drain: only a loop that is blocked needs longer.
 _DRAIN_PATIENCE_SECONDS = 10.0
@@ -68,6 +75,9 @@ class GroupListener(Protocol):
         """
         ...
 
+    def acknowledged(self, positions: Positions) -> None:
+        """Note that Kafka has taken these commits; of one that a newer one has followed nothing is heard."""
+
     def committed(self, partitions: Collection[Partition]) -> None:
         """Note that the group has committed on these partitions, for the first time in this process."""
 
@@ -91,6 +101,9 @@ class GroupConsumer:
     Attributes:
         outages: logs that brokers are away.
         watch: what it knows of its partitions, for any thread to read.
+        flow: how much of each topic may be in flight, for the loop to read and to adapt.
+        subscription: to its topics; it can be renewed.
+        membership: whether it is certain that what is assigned still is.
 
     Raises:
         SettingsError: librdkafka refuses a property.
@@ -108,14 +121,19 @@ class GroupConsumer:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._group = group
-        self._topics = list(topics)
+        self.subscription = Subscription(topics, self._on_assign, self._on_revoke, self._on_lost)
         self.outages = OutageLog("consumer")
         self.watch = Watch()
         properties = config.group_consumer(settings, client_id=client_id, group=group, on_error=self.outages)
         self._assigned: dict[Partition, int] = {}  # with the epoch
+        self._begun: set[Partition] = set()  # those of them that have delivered
+        self._prompt_until = 0.0
         self._epoch = 0
-        self._commits = Commits(group, self._assigned, self.outages.healed, self._tell_committed)
-        self._flow = Flow(topics, settings.max_in_flight)
+        self._commits = Commits(
+            group, self._assigned, self._commit_taken, self._tell_acknowledged, self._tell_committed
+        )
+        self.membership = Membership()
+        self.flow = Flow(topics, settings.concurrency, settings.max_in_flight)
         properties["on_commit"] = self._commits.answered
         self._incremental = properties["group.protocol"] == "consumer"
         try:
@@ -128,7 +146,7 @@ class GroupConsumer:
     @property
     def delivered(self) -> Mapping[str, int]:
         """How many records of each topic Kafka has delivered."""
-        return self._flow.delivered
+        return self.flow.delivered
 
     def start(self) -> None:
         """Join the group and begin to deliver."""
@@ -136,23 +154,34 @@ class GroupConsumer:
 
     def finished(self, topic: str, count: int) -> None:
         """Note that records of a topic are no longer in flight: settled, or given back."""
-        self._flow.finished(topic, count)
+        self.flow.finished(topic, count)
 
     def resumed(self, topic: str, count: int) -> None:
         """Note that records which were given back for a while, to wait for their time, are in flight again."""
-        self._flow.finished(topic, -count)
+        self.flow.finished(topic, -count)
 
-    def commit(self, positions: Positions) -> None:
-        """Commit offsets, soon and without waiting; a failure is logged, and tried again."""
+    def near_full(self, topic: str) -> bool:
+        """Tell whether so much of a topic is in flight that nothing more of it is taken, or soon will be."""
+        return self.flow.near_full(topic)
+
+    def commit(self, positions: Positions, *, awaited: bool = False) -> None:
+        """Commit offsets, soon and without waiting; a failure is logged, and tried again.
+
+        Args:
+            positions: what to commit.
+            awaited: whether work waits for the acknowledgement: then more such commits follow, and are sent at once.
+        """
+        if awaited:
+            self._prompt_until = time.monotonic() + _PROMPT_SECONDS
         self._commits.put(positions)
 
     def hold(self, partitions: Iterable[Partition]) -> None:
         """Take no more records of these partitions for now, and of all others again."""
-        self._flow.hold(partitions)
+        self.flow.hold(partitions)
 
     def stop_delivering(self) -> None:
         """Deliver nothing more, but stay in the group while handlers finish."""
-        self._flow.stop()
+        self.flow.stop()
 
     async def close(self, positions: Positions, timeout: float) -> None:
         """Commit for the last time and leave the group.
@@ -174,17 +203,17 @@ class GroupConsumer:
 
     def _run(self) -> None:
         try:
-            self._consumer.subscribe(
-                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
             while not self._closing.is_set():
+                self.subscription.keep(self._consumer, self._assigned)
                 self._commits.send(self._consumer)
-                self._flow.control(self._consumer, self._assigned.keys())
-                self.watch.look(self._consumer, self._assigned, self._flow.paused)
-                first = self._consumer.poll(_POLL_SECONDS)
+                self.membership.look(self._commits, self._consumer, owns=bool(self._assigned))
+                batch = self.flow.control(self._consumer, self._assigned.keys())
+                self.watch.look(self._consumer, self._assigned, self.flow.paused)
+                prompt = time.monotonic() < self._prompt_until
+                first = self._consumer.poll(_PROMPT_POLL_SECONDS if prompt else _POLL_SECONDS)
                 if first is not None:
                     # Not consume(n, timeout): it would wait for n records or the whole timeout.
-                    self._deliver([first, *self._consumer.consume(_BATCH - 1, 0)])
+                    self._deliver([first, *self._consumer.consume(batch - 1, 0)])
         except KafkaException as error:
             self._tell_failure(translate(error, f"consuming as group {self._group!r}"))
         except MeshError as error:
@@ -195,6 +224,7 @@ class GroupConsumer:
             failure = InternalError(f"{type(bug).__name__} in the consumer of the mesh: {bug}")
             failure.__cause__ = bug
             self._tell_failure(failure)
+        self.membership.end()
         # After a failure the service drains first: what it settled is still committed, and the group left in order.
         self._closing.wait()
         try:
@@ -214,7 +244,11 @@ class GroupConsumer:
                 batch.append(record)
         if batch:
             self.outages.healed()
-            self._flow.count(batch)
+            self.flow.count(batch)
+            begun = {(record.topic, record.partition) for record in batch}
+            if not begun <= self._begun:  # the service commits before it handles what came first
+                self._begun |= begun
+                self._prompt_until = time.monotonic() + _PROMPT_SECONDS
             self._tell(self._listener.received, batch)
 
     def _judge(self, error: KafkaError, message: KafkaMessage) -> None:
@@ -247,7 +281,8 @@ class GroupConsumer:
         positions = {}
         for place in committed:
             self._epoch += 1
-            positions[partition_of(place)] = Position(self._epoch, max(place.offset, NOTHING_COMMITTED))
+            offset = max(place.offset, NOTHING_COMMITTED)
+            positions[partition_of(place)] = Position(self._epoch, offset, place.metadata or "")
         starts = [
             TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING)
             for p in committed
@@ -280,8 +315,13 @@ class GroupConsumer:
     def _drained(self, keys: Sequence[Partition]) -> Positions:
         """Have the service finish its work on partitions; nothing may be committed when it can't answer."""
         drain = self._listener.drain(keys)
+        until = time.monotonic() + _DRAIN_PATIENCE_SECONDS
         try:
-            return asyncio.run_coroutine_threadsafe(drain, self._loop).result(_DRAIN_PATIENCE_SECONDS)
+            draining = asyncio.run_coroutine_threadsafe(drain, self._loop)
+            while not draining.done() and time.monotonic() < until:
+                concurrent.futures.wait([draining], _POLL_SECONDS)
+                self.membership.beat()
+            return draining.result(0)
         except RuntimeError:  # the loop is closed
             drain.close()
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
@@ -299,8 +339,9 @@ class GroupConsumer:
     def _forget(self, keys: Sequence[Partition]) -> None:
         for key in keys:
             del self._assigned[key]
+            self._begun.discard(key)
         self._commits.forget(keys)
-        self._flow.forget(keys)
+        self.flow.forget(keys)
 
     def _finish(self) -> None:
         self._consumer.pause(self._consumer.assignment())
@@ -309,6 +350,13 @@ class GroupConsumer:
         while self._commits.open and time.monotonic() < patience:
             self._consumer.poll(_POLL_SECONDS)
         self._consumer.close()
+
+    def _commit_taken(self) -> None:
+        self.outages.healed()
+        self.membership.taken(self._commits.open)
+
+    def _tell_acknowledged(self, positions: Positions) -> None:
+        self._tell(self._listener.acknowledged, positions)
 
     def _tell_committed(self, partitions: Collection[Partition]) -> None:
         self._tell(self._listener.committed, partitions)
@@ -328,7 +376,7 @@ def _retry_while_coordinator_moves(
     consumer: Consumer, partitions: list[TopicPartition]
 ) -> list[TopicPartition]:
     """Read committed offsets; right after a broker's restart its coordinator answers only after a moment."""
-    patience = time.monotonic() + _COMMITTED_TIMEOUT_SECONDS
+    patience = time.monotonic() + _COMMITTED_PATIENCE_SECONDS
     while True:
         try:
             answers: list[TopicPartition] = consumer.committed(partitions, timeout=_COMMITTED_TIMEOUT_SECONDS)

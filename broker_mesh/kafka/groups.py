@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
-from broker_mesh.errors import FailedPrecondition, MeshError
+from broker_mesh.errors import FailedPrecondition, MeshError, Unavailable
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
 from broker_mesh.settings import Settings
@@ -34,6 +34,7 @@ _NOT_SERVED_YET = frozenset(
     | {"_NOENT"}  # the client itself has not heard of a leader; also of a partition that does not exist
 )
 _ASK_AGAIN_SECONDS = 0.02
+_FOR_EVER_SECONDS = 3600.0  # the longest that librdkafka takes
 
 
 class Member(NamedTuple):
@@ -43,11 +44,13 @@ class Member(NamedTuple):
         client_id: how it calls itself.
         host: where it connects from.
         partitions: what it has.
+        target: what it is to have once all have given up what they are to; None by the classic protocol.
     """
 
     client_id: str
     host: str
     partitions: tuple[Partition, ...]
+    target: tuple[Partition, ...] | None = None
 
 
 class Group(NamedTuple):
@@ -78,6 +81,18 @@ class Bounds(NamedTuple):
     end: int
 
 
+class Commit(NamedTuple):
+    """What a group has committed of a partition.
+
+    Args:
+        offset: of the first record that is not done.
+        metadata: the text beside it, `""` for none; of a native service `Progress.read` understands it.
+    """
+
+    offset: int
+    metadata: str
+
+
 class Groups:
     """Looks after consumer groups; on one event loop.
 
@@ -95,11 +110,30 @@ class Groups:
             config.common(settings, client_id=client_id, on_error=lambda _: None),
             config.CONSUMER_ONLY + config.PRODUCER_ONLY,
         )
+        # Kept as long as its futures run: those of a client that is gone never end.
         try:
-            # Kept as long as its futures run: those of a client that is gone never end.
             self._client = AdminClient(properties)
         except KafkaException as error:
             raise translate(error, "setting up the connection to Kafka") from error
+        self._given_up: list[Future[Any]] = []
+
+    async def _ask(self, question: Callable[[AdminClient], Mapping[Any, Future[T]]], doing: str) -> T:
+        """Ask a group's coordinator one question, and wait for the answer as long as for any other.
+
+        librdkafka itself is told to wait for ever: where brokers were away, the answer to a question that it has given
+        up ends the whole process (https://github.com/confluentinc/librdkafka/issues/4605).
+        """
+        if any(not future.done() for future in self._given_up):
+            raise Unavailable(f"{doing}: earlier questions are not answered yet")
+        self._given_up.clear()
+        (future,) = question(self._client).values()
+        answer = asyncio.ensure_future(_answer(future, doing))
+        done, _ = await asyncio.wait({answer}, timeout=self._timeout)
+        if not done:
+            answer.cancel()
+            self._given_up.append(future)
+            raise Unavailable(f"{doing}: no answer within {self._timeout:g} s")
+        return await answer
 
     async def names(self) -> list[str]:
         """List the names of all groups, sorted.
@@ -118,13 +152,14 @@ class Groups:
         Raises:
             MeshError: Kafka can't be asked.
         """
-        if not names:
-            return {}
-        futures = self._client.describe_consumer_groups(list(names), request_timeout=self._timeout)
-        return {
-            name: _group(await _answer(future, f"describing group {name!r}"))
-            for name, future in futures.items()
-        }
+        return dict(zip(names, await asyncio.gather(*map(self._described, names)), strict=True))
+
+    async def _described(self, name: str) -> Group:
+        description = await self._ask(
+            lambda client: client.describe_consumer_groups([name], request_timeout=_FOR_EVER_SECONDS),
+            f"describing group {name!r}",
+        )
+        return _group(description)
 
     async def committed(self, group: str) -> dict[Partition, int]:
         """Tell a group's committed offsets: of the first record of each partition that is not done.
@@ -132,15 +167,25 @@ class Groups:
         Raises:
             MeshError: Kafka can't be asked.
         """
+        return {key: commit.offset for key, commit in (await self.commits(group)).items()}
+
+    async def commits(self, group: str) -> dict[Partition, Commit]:
+        """Tell what a group has committed, with what stands beside it.
+
+        Raises:
+            MeshError: Kafka can't be asked.
+        """
         doing = f"reading the offsets of group {group!r}"
         request = [ConsumerGroupTopicPartitions(group)]
-        (future,) = self._client.list_consumer_group_offsets(request, request_timeout=self._timeout).values()
-        answer = await _answer(future, doing)
+        answer = await self._ask(
+            lambda client: client.list_consumer_group_offsets(request, request_timeout=_FOR_EVER_SECONDS),
+            doing,
+        )
         for place in answer.topic_partitions:
             if place.error is not None:
                 raise translate(place.error, doing)
         return {
-            (place.topic, place.partition): place.offset
+            (place.topic, place.partition): Commit(place.offset, place.metadata or "")
             for place in answer.topic_partitions
             if place.offset >= 0
         }
@@ -180,11 +225,12 @@ class Groups:
         """
         await self.require_no_members(group)
         places = [TopicPartition(*key, offset) for key, offset in offsets.items()]
-        (future,) = self._client.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout
-        ).values()
+        request = [ConsumerGroupTopicPartitions(group, places)]
         doing = f"setting the offsets of group {group!r}"
-        answer = await _answer(future, doing)
+        answer = await self._ask(
+            lambda client: client.alter_consumer_group_offsets(request, request_timeout=_FOR_EVER_SECONDS),
+            doing,
+        )
         for place in answer.topic_partitions:
             if place.error is not None:
                 raise translate(place.error, doing)
@@ -217,7 +263,7 @@ class Groups:
                 key = (place.topic, place.partition)
                 doing = f"asking for the offsets of {place.topic}/{place.partition}"
                 try:
-                    found[key] = (await _answer(future, doing)).offset
+                    found[key] = _known((await _answer(future, doing)).offset, doing)
                 except MeshError as error:
                     if error.details.get("kafka") not in _NOT_SERVED_YET or time.monotonic() >= patience:
                         raise
@@ -235,6 +281,13 @@ class Groups:
             raise translate(error, "asking for the leaders of partitions") from error
 
 
+def _known(offset: int, doing: str) -> int:
+    """Refuse what librdkafka was seen to answer without an error just after a broker had gone."""
+    if offset < 0:
+        raise Unavailable(f"{doing}: nobody knows now", details={"kafka": "OFFSET_NOT_AVAILABLE"})
+    return offset
+
+
 def lag(partitions: Mapping[Partition, Bounds], committed: Mapping[Partition, int]) -> int:
     """Count the records that a group has before it; where nothing is committed, all that is kept."""
     return sum(
@@ -248,16 +301,16 @@ def _group(description: Any) -> Group:
         Member(
             member.client_id,
             member.host,
-            tuple(
-                sorted(
-                    (place.topic, place.partition)
-                    for place in (member.assignment.topic_partitions if member.assignment else ())
-                )
-            ),
+            _places(member.assignment) if member.assignment else (),
+            _places(member.target_assignment) if member.target_assignment else None,
         )
         for member in description.members
     )
     return Group(description.group_id, description.state.name, description.type.name, tuple(sorted(members)))
+
+
+def _places(assignment: Any) -> tuple[Partition, ...]:
+    return tuple(sorted((place.topic, place.partition) for place in assignment.topic_partitions))
 
 
 async def _answer(future: Future[T], doing: str) -> T:

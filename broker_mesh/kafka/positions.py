@@ -22,10 +22,12 @@ class Position(NamedTuple):
         epoch: counts assignments; what belongs to an earlier one is never committed.
         offset: where reading starts (`NOTHING_COMMITTED` for the first record that is kept), or what is to be
             committed.
+        metadata: what is kept beside the committed offset (`progress.py`), at most 4,095 UTF-16 units.
     """
 
     epoch: int
     offset: int
+    metadata: str = ""
 
 
 Positions: TypeAlias = Mapping[Partition, Position]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from broker_mesh.errors import DeadlineExceeded, InternalError, MeshError, UnknownError
 from broker_mesh.headers import MAX_TEXT_BYTES
@@ -18,6 +19,14 @@ from broker_mesh.outcome import HandlerError, Outcome, RetryLater, final
 from broker_mesh.status import StatusCode
 
 logger = logging.getLogger(__name__)
+
+Guard: TypeAlias = Callable[[Message, Outcome], Awaitable[Outcome]]
+"""Decides once more on what an attempt comes to, by what becomes of others."""
+
+
+async def unguarded(_: Message, outcome: Outcome) -> Outcome:
+    """Let each attempt stand for itself."""
+    return outcome
 
 
 def classify_exception(error: BaseException) -> MeshError:
@@ -65,7 +74,7 @@ def classify_failure(
     retry: Retry,
     now: int,
     draw: DrawFraction,
-    parks: bool = False,
+    parks: Callable[[Message, int], bool] = lambda _, __: False,
 ) -> Outcome:
     """Decide what becomes of a message whose attempt failed.
 
@@ -76,7 +85,7 @@ def classify_failure(
         retry: the operation's policy.
         now: epoch ms.
         draw: the jitter.
-        parks: whether the message waits for its next attempt in the retry topic, where nothing waits behind it.
+        parks: tells whether the message waits for its next attempt in the retry topic, by when that is due (epoch ms).
     """
     envelope = message.envelope
     if not started and error.retriable:
@@ -95,7 +104,7 @@ def classify_failure(
             first_failure=envelope.first_failure,
         )
     if due is not None:
-        return RetryLater(due, error, parked=parks)
+        return RetryLater(due, error, parked=parks(message, due))
     # A handler's own DEADLINE_EXCEEDED (a nested call that ran out) is a failure of this work, not an expiry of it.
     expired = envelope.deadline is not None and envelope.deadline <= now
     handled = started and not (isinstance(error, DeadlineExceeded) and expired)
@@ -109,7 +118,8 @@ def layer(
     carry_out: Callable[[Message, Outcome], Awaitable[Outcome]],
     clock: Callable[[], int],
     draw: DrawFraction,
-    parks: Callable[[Message], bool] = lambda _: False,
+    parks: Callable[[Message, int], bool] = lambda _, __: False,
+    guard: Guard = unguarded,
 ) -> Layer[Outcome]:
     """Make the inbound layer.
 
@@ -118,7 +128,9 @@ def layer(
         carry_out: settles a message durably; returns when that is acknowledged, with what became of it.
         clock: gives epoch ms.
         draw: the jitter of retries.
-        parks: tells whether a message waits for its next attempt in the retry topic instead of in its place.
+        parks: tells whether a message waits for its next attempt, due at a time (epoch ms), in the retry topic instead
+            of in its place.
+        guard: stands between what an attempt comes to and its settlement.
     """
 
     def around(rest: Step[Outcome]) -> Step[Outcome]:
@@ -135,7 +147,7 @@ def layer(
                     retry=retry_of(message),
                     now=clock(),
                     draw=draw,
-                    parks=parks(message),
+                    parks=parks,
                 )
             except (Exception, SystemExit) as bug:
                 # A check met what it was not made for (a model's validators are the user's code, and may raise
@@ -144,7 +156,7 @@ def layer(
                 internal = InternalError(f"{type(bug).__name__} in a check of the mesh: {text_of(bug)}")
                 internal.__cause__ = bug
                 outcome = final(internal, expects_reply=message.expects_reply, started=False)
-            return await carry_out(message, outcome)
+            return await carry_out(message, await guard(message, outcome))
 
         return step
 

@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from broker_mesh.layers.measure import Attempt
 from broker_mesh.message import Message
-from broker_mesh.outcome import OUTCOME_NAMES, RetryLater
+from broker_mesh.outcome import OUTCOME_NAMES, Parked, RetryLater
 
 LOGGER_NAME: Final = "broker_mesh.access"
 FIELDS: Final = (
@@ -39,8 +39,8 @@ class AccessLog:
         self._service = service
 
     def ended(self, attempt: Attempt) -> None:
-        """Write the line of a message that is settled; an attempt that another one follows has none."""
-        if isinstance(attempt.outcome, RetryLater) or not logger.isEnabledFor(logging.INFO):
+        """Write the line of a message that is settled; one that comes again has none yet."""
+        if isinstance(attempt.outcome, RetryLater | Parked) or not logger.isEnabledFor(logging.INFO):
             return
         fields = self._fields(attempt)
         text = (

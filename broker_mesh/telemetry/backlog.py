@@ -31,12 +31,14 @@ class Taken(NamedTuple):
         in_work: how many records are taken, not settled, and due.
         oldest: timestamp of the oldest that is taken and not settled, epoch ms; None where there is none.
         held: whether it takes no more, since one record keeps back what is done behind it.
+        parked: how many of its keys are parked in the retry topic.
     """
 
     position: int
     in_work: int
     oldest: int | None
     held: bool
+    parked: int = 0
 
 
 class Seen(NamedTuple):
@@ -47,12 +49,14 @@ class Seen(NamedTuple):
         paused: those that rest.
         delivered: how many records of each topic have come.
         firsts: the offset of the first record that is kept, of each partition of which that is known.
+        windows: how many records of each topic may be in flight.
     """
 
     ends: Mapping[Partition, int]
     paused: Collection[Partition]
     delivered: Mapping[str, int]
     firsts: Mapping[Partition, int] = MappingProxyType({})
+    windows: Mapping[str, int] = MappingProxyType({})
 
 
 def backlog_of(taken: Mapping[Partition, Taken], seen: Seen, asked: Mapping[Partition, int]) -> list[Backlog]:
@@ -76,7 +80,8 @@ def backlog_of(taken: Mapping[Partition, Taken], seen: Seen, asked: Mapping[Part
         # What retention has dropped waits no more, unless it is taken already.
         begins = max(each.position, seen.firsts.get(key, 0))
         lag = max(0, each.in_work, max(ends) - begins) if ends else None
-        backlog.append(Backlog(*key, lag, each.in_work, each.oldest, state))
+        window = seen.windows.get(key[0])
+        backlog.append(Backlog(*key, lag, each.in_work, each.oldest, state, each.parked, window))
     return backlog
 
 

@@ -31,6 +31,7 @@ _SIDE: Final = Label("mesh.side", "side")
 _CALLER: Final = Label("mesh.caller", "caller")
 _PARTITION: Final = Label("messaging.destination.partition.id", "partition")
 _STATE: Final = Label("mesh.partition.state", "state")
+_CIRCUIT: Final = Label("mesh.circuit.state", "state")
 _DIRECTION: Final = Label("mesh.direction", "direction")
 
 
@@ -136,6 +137,20 @@ DEAD_LETTERS: Final = Instrument(
     "Dead letters that Kafka has acknowledged.",
     (_OPERATION, _STATUS),
 )
+OPENINGS: Final = Instrument(
+    "mesh.circuit.openings",
+    Kind.COUNTER,
+    "{opening}",
+    "How often so much of an operation failed in a row that it was taken for an outage, by the status it failed with.",
+    (_OPERATION, _STATUS),
+)
+CIRCUIT: Final = Instrument(
+    "mesh.circuit",
+    Kind.GAUGE,
+    "{circuit}",
+    "How an operation's circuit stands in this process: 1 for its state, 0 for the others.",
+    (_OPERATION, _CIRCUIT),
+)
 AUDITED_VALUES: Final = Instrument(
     "mesh.validation.audited",
     Kind.COUNTER,
@@ -152,6 +167,20 @@ LAG: Final = Instrument(
 )
 IN_FLIGHT: Final = Instrument(
     "mesh.in_flight", Kind.GAUGE, "{message}", "Messages that are taken and not settled.", (_TOPIC,)
+)
+WINDOW: Final = Instrument(
+    "mesh.window",
+    Kind.GAUGE,
+    "{message}",
+    "How many messages may be taken and not settled: as many as are settled in a second, within bounds.",
+    (_TOPIC,),
+)
+PARKED_KEYS: Final = Instrument(
+    "mesh.parked_keys",
+    Kind.GAUGE,
+    "{key}",
+    "Keys that are parked in the retry topic, so that all that is theirs waits there in order.",
+    (_TOPIC,),
 )
 OLDEST_AGE: Final = Instrument(
     "mesh.oldest_age",
@@ -175,10 +204,14 @@ ALL: Final = (
         TIMEOUTS,
         QUEUE_SECONDS,
         DEAD_LETTERS,
+        OPENINGS,
+        CIRCUIT,
         AUDITED_VALUES,
         LAG,
         IN_FLIGHT,
+        WINDOW,
         OLDEST_AGE,
+        PARKED_KEYS,
         PARTITIONS,
     ),
 )

@@ -12,11 +12,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from broker_mesh import headers, naming
+from broker_mesh.circuit import Cause, CircuitState
 from broker_mesh.errors import MeshError, SettingsError
 from broker_mesh.layers.measure import Attempt, error_name
 from broker_mesh.layers.validate import direction_of
 from broker_mesh.message import Message, now_ms
-from broker_mesh.outcome import OUTCOME_NAMES, Done, RetryLater
+from broker_mesh.outcome import OUTCOME_NAMES, Done, Parked, RetryLater
 from broker_mesh.status import StatusCode
 from broker_mesh.telemetry import instruments
 from broker_mesh.telemetry.aggregation import (
@@ -62,6 +63,8 @@ class Backlog(NamedTuple):
         in_flight: records that are taken and not settled.
         oldest: timestamp of the oldest of them, epoch ms; None where there is none, or it has none.
         state: whether more are being taken.
+        parked: how many of its keys are parked in the retry topic.
+        window: how many records of its topic may be in flight; None where that is not known.
     """
 
     topic: str
@@ -70,6 +73,8 @@ class Backlog(NamedTuple):
     in_flight: int
     oldest: int | None
     state: PartitionState
+    parked: int = 0
+    window: int | None = None
 
 
 class Metrics:
@@ -96,6 +101,8 @@ class Metrics:
         self._retries = Counter()
         self._timeouts = Counter()
         self._dead_letters = Counter()
+        self._openings = Counter()
+        self._circuits: dict[str, CircuitState] = {}
         self._audited = Counter()
         self._sending = Histogram(instruments.SENDING.bounds)
         self._processing = Histogram(instruments.PROCESSING.bounds)
@@ -116,6 +123,9 @@ class Metrics:
         # What could not even be checked has no first failure, since that was no attempt of its handler.
         if envelope.first_failure is not None or envelope.last_failure is not None:
             return
+        # What stood in line behind an earlier one of its key was counted when it was put there.
+        if message.topic != message.operation and envelope.replay_id is None and envelope.origin is not None:
+            return
         self._requests.add(("callee", message.operation, self._callers[envelope.source]))
         record = message.record
         if record is not None and record.timestamp >= 0:
@@ -132,12 +142,25 @@ class Metrics:
         self._processing.record((message.topic, name, failure), seconds)
         if isinstance(outcome, RetryLater):
             self._retries.add((message.operation, status))
-        else:
+        elif not isinstance(outcome, Parked):
             self._attempts.record((message.operation, name, status), message.envelope.attempt)
 
     def dead_lettered(self, message: Message, error: MeshError) -> None:
         """Note that Kafka has a dead letter."""
         self._dead_letters.add((message.operation, error.status.name))
+
+    def circuit_turned(self, operation: str, state: CircuitState | None, opened_for: Cause | None) -> None:
+        """Note how an operation's circuit stands from now on.
+
+        Args:
+            operation: whose.
+            state: None where it is handled no more.
+            opened_for: what it has just opened for.
+        """
+        others = {name: each for name, each in self._circuits.items() if name != operation}
+        self._circuits = others if state is None else {**others, operation: state}
+        if opened_for is not None:
+            self._openings.add((operation, opened_for.status.name))
 
     def observe(self, backlog: Iterable[Backlog]) -> None:
         """Take what waits now, in place of what waited before."""
@@ -194,6 +217,15 @@ class Metrics:
             Family(instruments.TIMEOUTS, self._timeouts.samples()),
             Family(instruments.QUEUE_SECONDS, self._queue.samples()),
             Family(instruments.DEAD_LETTERS, self._dead_letters.samples()),
+            Family(instruments.OPENINGS, self._openings.samples()),
+            Family(
+                instruments.CIRCUIT,
+                {
+                    (operation, each.value): float(each is state)
+                    for operation, state in self._circuits.items()
+                    for each in CircuitState
+                },
+            ),
             Family(instruments.AUDITED_VALUES, self._audited.samples()),
             *backlog_families(self._backlog, now_ms()),
         ]
@@ -212,16 +244,21 @@ def backlog_families(backlog: Sequence[Backlog], now: int) -> list[Family]:
     topics = dict.fromkeys(each.topic for each in backlog)
     in_flight: dict[Labels, float] = dict.fromkeys(((topic,) for topic in topics), 0)
     ages: dict[Labels, float] = dict.fromkeys(((topic,) for topic in topics), 0.0)
+    parked: dict[Labels, float] = dict.fromkeys(((topic,) for topic in topics), 0)
+    windows: dict[Labels, Value] = {(each.topic,): each.window for each in backlog if each.window is not None}
     states: dict[Labels, float] = {(topic, state.value): 0 for topic in topics for state in PartitionState}
     for each in backlog:
         in_flight[each.topic,] += each.in_flight
+        parked[each.topic,] += each.parked
         if each.oldest is not None:
             ages[each.topic,] = max(ages[each.topic,], (now - each.oldest) / 1000)
         states[each.topic, each.state.value] += 1
     return [
         Family(instruments.LAG, lag),
         Family(instruments.IN_FLIGHT, in_flight),
+        Family(instruments.WINDOW, windows),
         Family(instruments.OLDEST_AGE, ages),
+        Family(instruments.PARKED_KEYS, parked),
         Family(instruments.PARTITIONS, states),
     ]
 

@@ -400,8 +400,16 @@ def test_check_finds_a_topic_with_wrong_settings(shell: Shell, fleet: dict[str, 
         "topics",
         "schemas",
         "groups",
+        "queues",
     }
     assert any(finding["what"].startswith("clifleet: 1 member") for finding in findings)
+
+    (queue,) = [
+        finding
+        for finding in findings
+        if finding["what"].startswith("clifleet.v1.find-aircraft: 0 records waiting")
+    ]
+    assert (queue["level"], queue["figures"]["members"], queue["figures"]["circuit"]) == ("fine", 1, "closed")
 
     # What an operator may do behind the mesh's back.
     mesh("topics", "create", "cliwrong.v1.orders")

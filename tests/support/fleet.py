@@ -52,6 +52,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh that sees neither this machine's environment nor the demo's schema files."""
     settings.setdefault("schemas", "no-such-folder")
+    # Tests have handlers fail as they like: only where a test is about it that is an outage.
+    settings.setdefault("outage_keys", 0)
     return Mesh(service, bootstrap_servers=bootstrap_servers, environ=environ, **settings)
 
 
@@ -90,10 +92,11 @@ CALLER_STEPS = ("sent, not acknowledged", "reply arrived, not handed on")
 
 _spared = itertools.count()
 _spare = 0
+_armed = True
 
 
 def _die_once(mark: Path) -> None:
-    if next(_spared) < _spare:
+    if not _armed or next(_spared) < _spare:
         return
     try:
         mark.touch(exist_ok=False)
@@ -104,6 +107,24 @@ def _die_once(mark: Path) -> None:
 
 # Longer than a service waits between two commits: what it has wrongly called done by then is committed.
 _LINGER_SECONDS = 0.6
+
+
+def _once_done(install: Callable[[], None]) -> None:
+    """Install a crash that waits until a record is done: what is committed before that says only that work begins."""
+    global _armed
+    _armed = False
+    from broker_mesh.kafka.offsets import OffsetTracker
+
+    original = OffsetTracker.done
+
+    @functools.wraps(original)
+    def patched(self: Any, offset: int) -> bool:
+        global _armed
+        _armed = True
+        return original(self, offset)
+
+    setattr(OffsetTracker, "done", patched)  # noqa: B010 - a method of the class itself
+    install()
 
 
 def _before(owner: type, name: str, mark: Path) -> None:
@@ -174,9 +195,11 @@ def install_crash(step: str, mark: Path, spare: int = 0) -> None:
         "result kept, not answered": lambda: _after(Results, "_keep", mark),
         "settled, not done": lambda: _after(Settler, "carry_out", mark),
         "done, not committed": lambda: _after(OffsetTracker, "done", mark),
-        "commit handed over, not sent": lambda: _after(GroupConsumer, "commit", mark),
-        "commit sent, not acknowledged": lambda: _after(Commits, "_send_without_waiting", mark),
-        "commit acknowledged": lambda: _after(Commits, "answered", mark),
+        "commit handed over, not sent": lambda: _once_done(lambda: _after(GroupConsumer, "commit", mark)),
+        "commit sent, not acknowledged": lambda: _once_done(
+            lambda: _after(Commits, "_send_without_waiting", mark)
+        ),
+        "commit acknowledged": lambda: _once_done(lambda: _after(Commits, "answered", mark)),
         # caller
         "sent, not acknowledged": lambda: _before(Producer, "_resolve_acknowledged", mark),
         "reply arrived, not handed on": lambda: _before(Replies, "_received", mark),

@@ -124,7 +124,7 @@ class Polling:
 
     def _steps(self, retry: Retry, draw: float) -> Step[Outcome]:
         layer = settle.layer(
-            lambda _: retry, self._settle, now_ms, lambda: draw, parks=lambda _: self._ordering == "none"
+            lambda _: retry, self._settle, now_ms, lambda: draw, parks=lambda _, __: self._ordering == "none"
         )
 
         async def check_and_hand_over(message: Message) -> Outcome:

@@ -6,7 +6,14 @@ import asyncio
 import threading
 
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from broker_mesh.kafka.outages import OutageLog
 from broker_mesh.kafka.reader import end_offset, open_consumer, scan
@@ -40,6 +47,12 @@ class Topics:
         for future in admin.incremental_alter_configs([resource]).values():
             await asyncio.to_thread(future.result, 10)
 
+    async def create(self, topic: str, partitions: int) -> None:
+        """Make a topic by other means than the mesh's."""
+        admin = AdminClient({"bootstrap.servers": self._servers})
+        for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+            await asyncio.to_thread(future.result, 10)
+
     async def committed(self, group: str, topic: str, partition: int) -> int:
         """The group's position; below 0 where it has none."""
         admin = AdminClient({"bootstrap.servers": self._servers})
@@ -47,6 +60,11 @@ class Topics:
         (future,) = admin.list_consumer_group_offsets([asked]).values()
         answer = await asyncio.to_thread(future.result, 10)
         return int(answer.topic_partitions[0].offset)
+
+    async def settled(self, group: str, topic: str, partitions: int = 6) -> int:
+        """How many records of a topic, of which none was dropped yet, lie before the group's positions."""
+        found = [await self.committed(group, topic, number) for number in range(partitions)]
+        return sum(max(0, offset) for offset in found)
 
 
 def delete_records(bootstrap_servers: str, topic: str, partition: int, before: int) -> None:

@@ -50,5 +50,12 @@ def test_nothing_appears_or_is_lost_by_itself() -> None:
     assert settings["unclean.leader.election.enable"] == "false"
 
 
+def test_more_properties_come_to_these_or_take_their_place() -> None:
+    more = {"num.io.threads": 3, "listeners": "OTHER://127.0.0.1:1", "unheard.of": "yes"}
+    plain = parse(render(NODES[0], NODES, Path("/data")))
+    settings = parse(render(NODES[0], NODES, Path("/data"), more))
+    assert settings == {**plain, **{key: str(value) for key, value in more.items()}}
+
+
 def test_a_backslash_in_a_path_survives_java() -> None:
     assert parse(render(NODES[0], NODES, Path("/a\\b")))["log.dirs"] == "/a\\\\b"

@@ -242,6 +242,37 @@ def test_the_architecture_has_the_layers_as_they_are_enforced() -> None:
     assert f"```text\n{layers}\n```" in (ROOT / "docs" / "architecture.md").read_text()
 
 
+def test_every_trap_has_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "correctness.md").read_text()
+    rules = re.split(r"^## ", page, flags=re.M)[1:]
+    assert [rule.partition(".")[0] for rule in rules] == [str(number) for number in range(1, 16)]
+    named: set[str] = set()
+    for rule in rules:
+        rows = [cells(line) for line in rule.splitlines() if line.startswith("|")][2:]
+        assert rows, rule
+        for trap, guard, tests in rows:
+            found = re.findall(r"`(tests/[\w/]+\.py::\w+)`", tests)
+            assert guard, trap
+            assert found, trap
+            named.update(found)
+    for test in named:
+        path, _, name = test.partition("::")
+        assert name in definitions(ROOT / path), test
+    written = {name for name in definitions(ROOT / "tests/kafka/test_traps.py") if name.startswith("test_")}
+    assert {f"tests/kafka/test_traps.py::{name}" for name in written} <= named
+
+
+def definitions(module: Path) -> set[str]:
+    """The functions of a module, and what is assigned there, as state machines that are tests are."""
+    names = set()
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names.update(ast.unparse(target) for target in node.targets)
+    return names
+
+
 def test_the_readme_is_short_and_shows_the_demo_as_it_is() -> None:
     readme = ROOT / "README.md"
     assert len(readme.read_text().splitlines()) <= 230

@@ -28,7 +28,8 @@ class Paused:
 
 
 def resting(flow: Flow, paused: Paused, assigned: set[Partition] = ALL) -> set[Partition]:
-    flow.control(cast(Consumer, paused), assigned)
+    for _ in range(2):  # what goes on does so one first, and then the others
+        flow.control(cast(Consumer, paused), assigned)
     assert set(flow.paused) == paused.now
     return paused.now
 
@@ -38,7 +39,7 @@ def deliver(flow: Flow, topic: str, number: int) -> None:
 
 
 def test_a_full_topic_rests_until_half_of_it_is_finished() -> None:
-    flow, paused = Flow(["a", "b"], max_in_flight=4), Paused()
+    flow, paused = Flow(["a", "b"], concurrency=2, max_in_flight=4), Paused()
     deliver(flow, "a", 3)
     assert resting(flow, paused) == set()
     deliver(flow, "a", 1)
@@ -53,7 +54,7 @@ def test_a_full_topic_rests_until_half_of_it_is_finished() -> None:
 
 
 def test_what_is_held_rests_and_after_a_stop_everything() -> None:
-    flow, paused = Flow(["a", "b"], max_in_flight=4), Paused()
+    flow, paused = Flow(["a", "b"], concurrency=2, max_in_flight=4), Paused()
     flow.hold([B])
     assert resting(flow, paused) == {B}
     flow.hold([])
@@ -63,7 +64,7 @@ def test_what_is_held_rests_and_after_a_stop_everything() -> None:
 
 
 def test_a_partition_that_was_given_up_is_paused_anew_and_a_hold_stays_the_loop_s() -> None:
-    flow, paused = Flow(["a", "b"], max_in_flight=4), Paused()
+    flow, paused = Flow(["a", "b"], concurrency=2, max_in_flight=4), Paused()
     flow.hold([A])
     assert resting(flow, paused) == {A}
     flow.forget([A])
@@ -73,7 +74,7 @@ def test_a_partition_that_was_given_up_is_paused_anew_and_a_hold_stays_the_loop_
 
 
 def test_nothing_that_is_not_assigned_is_told_to_librdkafka() -> None:
-    flow = Flow(["a", "b"], max_in_flight=4)
+    flow = Flow(["a", "b"], concurrency=2, max_in_flight=4)
 
     class Strict(Paused):
         def resume(self, places: list[TopicPartition]) -> None:
@@ -85,4 +86,63 @@ def test_nothing_that_is_not_assigned_is_told_to_librdkafka() -> None:
     flow.control(paused, ALL)
     flow.hold([])
     flow.control(paused, {A, C})
+    flow.control(paused, {A, C})
     assert paused.now == {B}
+
+
+def test_the_window_follows_the_handlers_and_says_when_it_is_nearly_full() -> None:
+    flow, paused = Flow(["a"], concurrency=2, max_in_flight=100), Paused()
+    assert flow.windows == {"a": 4}
+    deliver(flow, "a", 2)
+    assert not flow.near_full("a")
+    deliver(flow, "a", 2)
+    assert flow.near_full("a")
+    assert resting(flow, paused, {A}) == {A}
+    flow.adapt(1.0, idle=False)
+    flow.finished("a", 4)
+    assert resting(flow, paused, {A}) == set()
+    deliver(flow, "a", 36)
+    resting(flow, paused, {A})
+    flow.finished("a", 36)
+    resting(flow, paused, {A})
+    flow.adapt(2.0, idle=False)
+    assert flow.windows == {"a": 40}  # as many as were finished within the second
+    flow.adapt(4.0, idle=False)
+    assert flow.windows == {"a": 40}  # it has kept nothing out since
+
+
+def test_idle_handlers_behind_a_full_window_make_it_grow() -> None:
+    flow, paused = Flow(["a"], concurrency=2, max_in_flight=100), Paused()
+    deliver(flow, "a", 4)
+    for number in range(6):
+        resting(flow, paused, {A})
+        flow.adapt(0.2 * number, idle=True)
+        deliver(flow, "a", flow.windows["a"] - (flow.delivered["a"]))
+    assert flow.windows == {"a": 100}
+
+
+def test_a_batch_is_as_large_as_the_smallest_room_that_is_left_but_never_tiny() -> None:
+    flow, paused = Flow(["a", "b"], concurrency=100, max_in_flight=1000), cast(Consumer, Paused())
+    assert flow.control(paused, ALL) == 200
+    deliver(flow, "a", 120)
+    assert flow.control(paused, ALL) == 80
+    deliver(flow, "a", 79)
+    assert flow.control(paused, ALL) == 50
+    deliver(flow, "a", 1)
+    assert flow.control(paused, ALL) == 200  # it rests; the other has room
+
+
+def test_each_partition_begins_in_its_turn_since_the_first_may_fill_the_window() -> None:
+    flow, paused = Flow(["a"], concurrency=2, max_in_flight=4), Paused()
+    three = {("a", number) for number in range(3)}
+    began = []
+    for _ in range(6):
+        deliver(flow, "a", 4)
+        assert resting(flow, paused, three) == three
+        flow.finished("a", 2)
+        flow.control(cast(Consumer, paused), three)
+        began += sorted(three - paused.now)
+        flow.finished("a", 2)
+    assert began == [("a", 1), ("a", 2), ("a", 0)] * 2
+    flow.control(cast(Consumer, paused), three)
+    assert paused.now == set()

@@ -148,14 +148,14 @@ def test_what_was_put_back_and_is_refused_again_is_kept_again() -> None:
 
 def test_a_message_that_nothing_waits_behind_is_parked() -> None:
     outcome = classify_failure(
-        message(), FAILURE, started=True, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=True
+        message(), FAILURE, started=True, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=lambda _, __: True
     )
     assert outcome == RetryLater(NOW + 100, FAILURE, parked=True)
 
 
 def test_what_could_not_be_checked_waits_in_its_place_also_where_others_are_parked() -> None:
     outcome = classify_failure(
-        message(), AWAY, started=False, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=True
+        message(), AWAY, started=False, retry=RETRY, now=NOW, draw=lambda: 0.5, parks=lambda _, __: True
     )
     assert outcome == RetryLater(NOW + 100, AWAY, counts=False)
 

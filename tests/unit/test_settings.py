@@ -117,6 +117,20 @@ def test_kafka_properties_that_the_mesh_s_promises_rest_on_are_refused_with_the_
     assert refused(tmp_path, f'[kafka]\n"{name}" = "x"') == sentence
 
 
+def test_static_membership_is_for_the_classic_protocol_alone(tmp_path: Path) -> None:
+    instance = {"group.instance.id": "fleet-1"}
+    said = refused(tmp_path, None, {}, kafka=instance)
+    assert said.startswith(
+        'Mesh(…): kafka.group.instance.id needs "group.protocol" = "classic": under KIP-848'
+    )
+    assert refused(tmp_path, None, {"MESH_KAFKA_GROUP_INSTANCE_ID": "x"}).startswith(
+        "the environment: kafka."
+    )
+    assert refused(tmp_path, None, {}, kafka={**instance, "group.protocol": "consumer"}) == said
+    classic = {**instance, "group.protocol": "classic"}
+    assert loaded(tmp_path, kafka=classic).kafka == classic
+
+
 def test_bad_toml_is_refused_with_its_line(tmp_path: Path) -> None:
     sentence = refused(tmp_path, "partitions = 1\npartitions = = 2\n")
     assert "mesh.toml is not valid TOML" in sentence

@@ -16,8 +16,8 @@ from broker_mesh.errors import (
 )
 from broker_mesh.headers import Envelope, ReplyTo
 from broker_mesh.kafka.producer import Producer
-from broker_mesh.message import Message, Receipt, Record
-from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome
+from broker_mesh.message import Message, Receipt, Record, now_ms
+from broker_mesh.outcome import DeadLetter, Done, Drop, Outcome, Parked, RetryLater
 from broker_mesh.settle import Settler
 from broker_mesh.status import StatusCode
 
@@ -46,15 +46,16 @@ class Kafka:
         self.answers.append(answer)
         return Receipt(answer.topic, 0, 3)
 
-    def settler(self) -> Settler:
+    def settler(self, producer: object = None, **more: Any) -> Settler:
         return Settler(
             "fleet",
             self.send_reply,
-            cast(Producer, self),
+            cast(Producer, producer or self),
             dead_topic_of=lambda message: f"{message.operation}.dead",
             retry_topic_of=lambda message: f"{message.operation}.retry",
             is_current=lambda _: True,
             dead_lettered=lambda _, error: self.dead_letters.append(error.status),
+            **more,
         )
 
 
@@ -114,3 +115,28 @@ async def test_a_dead_letter_whose_answer_can_not_be_delivered_is_kept_once() ->
     outcome = DeadLetter(BUG)
     assert await kafka.settler().carry_out(request(), outcome) is outcome
     assert kafka.dead_letters == [BUG.status]
+
+
+class Refusing:
+    """A retry topic that takes nothing."""
+
+    def __init__(self, refusal: MeshError) -> None:
+        self.refusal = refusal
+        self.fatal = None
+        self.partitions: list[int] = []
+
+    async def send(self, _: str, *, partition: int, **__: object) -> Receipt:
+        self.partitions.append(partition)
+        raise self.refusal
+
+
+@pytest.mark.parametrize("refusal", [NotFound("no such partition"), MessageTooLarge("2 MB")])
+async def test_what_has_an_order_waits_in_its_place_where_it_can_not_be_parked(refusal: MeshError) -> None:
+    producer = Refusing(refusal)
+    settler = Kafka(None).settler(producer=producer, keeps_order=lambda _: True)
+    outcome = RetryLater(now_ms() + 10_000, BUG, parked=True)
+    assert await settler.carry_out(request(), outcome) == outcome._replace(parked=False)
+    again = await settler.carry_out(request(), Parked())
+    assert isinstance(again, RetryLater)
+    assert (again.counts, again.parked) == (False, False)
+    assert producer.partitions == [0, 0], "by its key it would stand in another partition, and have no order"

@@ -42,6 +42,19 @@ def test_what_retention_has_dropped_waits_no_more_unless_it_is_taken() -> None:
     assert [each.lag for each in backlog_of(taken, seen, asked={})] == [1, 3]
 
 
+def test_parked_keys_and_windows_are_told_by_topic() -> None:
+    taken = {
+        A: Taken(position=5, in_work=2, oldest=None, held=False, parked=3),
+        B: Taken(position=9, in_work=0, oldest=None, held=False, parked=1),
+    }
+    seen = Seen(ends={}, paused=(), delivered={}, windows={A[0]: 200})
+    metrics = Metrics("fleet")
+    metrics.observe(backlog_of(taken, seen, asked={}))
+    told = {family.instrument.name: family.samples for family in metrics.collect()}
+    assert told["mesh.parked_keys"] == {(A[0],): 4}
+    assert told["mesh.window"] == {(A[0],): 200}
+
+
 def test_the_oldest_record_that_is_not_done() -> None:
     tracker = OffsetTracker(0)
     assert tracker.oldest is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker_mesh.circuit import Cause, CircuitState
 from broker_mesh.errors import InternalError, NotFound, Unavailable
 from broker_mesh.headers import Envelope
 from broker_mesh.layers.measure import Attempt
@@ -13,7 +14,7 @@ from broker_mesh.status import StatusCode
 from broker_mesh.telemetry import instruments
 from broker_mesh.telemetry import metrics as module
 from broker_mesh.telemetry.aggregation import Distribution, Instrument, Samples
-from broker_mesh.telemetry.metrics import Backlog, Metrics, PartitionState, backlog_families
+from broker_mesh.telemetry.metrics import Backlog, Metrics, PartitionState, backlog_families, samples_of
 
 FIND = "fleet.v1.find-aircraft"
 NOW = 1_700_000_000_000
@@ -187,6 +188,21 @@ def test_the_backlog_by_topic() -> None:
         ("a", "held"): 1,
         ("b", "running"): 2,
     }
+
+
+def test_a_circuit_shows_its_state_and_each_opening_counts(metrics: Metrics) -> None:
+    cause = Cause(StatusCode.UNAVAILABLE, "ConnectionError")
+    for state, opened_for in ((CircuitState.CLOSED, None), (CircuitState.OPEN, cause)):
+        metrics.circuit_turned("s.v1.x", state, opened_for)
+    figures = samples_of(metrics.collect())
+    assert figures["mesh.circuit"] == {
+        ("s.v1.x", "closed"): 0,
+        ("s.v1.x", "open"): 1,
+        ("s.v1.x", "ramping"): 0,
+    }
+    assert figures["mesh.circuit.openings"] == {("s.v1.x", "UNAVAILABLE"): 1}
+    metrics.circuit_turned("s.v1.x", None, None)
+    assert samples_of(metrics.collect())["mesh.circuit"] == {}
 
 
 def test_every_instrument_is_collected(metrics: Metrics) -> None:

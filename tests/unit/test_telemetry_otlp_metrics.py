@@ -15,6 +15,7 @@ from opentelemetry import metrics as api
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from broker_mesh.circuit import Cause, CircuitState
 from broker_mesh.errors import NotFound, SettingsError, Unavailable
 from broker_mesh.headers import Envelope
 from broker_mesh.layers.measure import Attempt
@@ -44,11 +45,12 @@ def metrics() -> Metrics:
     metrics.attempted(Attempt(message, Done(b"reply"), 1500, 0.02))
     metrics.attempted(Attempt(message, RETRY, 1500, 0.02))
     metrics.dead_lettered(message, NotFound("none"))
+    metrics.circuit_turned(FIND, CircuitState.OPEN, Cause(StatusCode.UNAVAILABLE, "Unavailable"))
     metrics.audited(message)
     metrics.sent(message, None, 0.02)
     metrics.replied(FIND, StatusCode.OK, 0.02)
     metrics.timed_out(FIND)
-    metrics.observe([Backlog(FIND, 0, 5, 2, None, PartitionState.RUNNING)])
+    metrics.observe([Backlog(FIND, 0, 5, 2, None, PartitionState.RUNNING, window=200)])
     return metrics
 
 

@@ -192,3 +192,49 @@ async def test_what_waits_before_anything_done_is_moved_when_the_partition_is_gi
 async def test_what_retention_would_come_for_is_moved() -> None:
     assert moved(fill("waiting", "waiting", written=NOW - HOUR - 1)) == [0, 1]
     assert moved(fill("waiting", "waiting", written=NOW - HOUR)) == []
+
+
+async def test_in_line_one_at_a_time_leaves_in_the_order_of_offsets_and_none_before_its_time() -> None:
+    released, place = Released(), assignment()
+    now = now_ms()
+    for offset, delay in {0: 120, 1: 0, 2: 0, 3: 0}.items():
+        released.due[offset] = now + delay
+        released.room.add(place, record(offset), now + delay, line=b"a" if offset < 3 else b"b")
+    for offset in (3, 0, 1, 2):  # another line is let go meanwhile
+        async with asyncio.timeout(PATIENCE):
+            while offset not in released.offsets:
+                await asyncio.sleep(0.005)
+        assert released.offsets[-1] == offset
+        released.room.settled(place, b"b" if offset == 3 else b"a", offset)
+    assert released.offsets == [3, 0, 1, 2]
+    assert len(released.room) == 0
+    released.room.close()
+
+
+async def test_what_fails_again_goes_back_to_the_head_of_its_line() -> None:
+    released, place = Released(), assignment()
+    for offset in range(3):
+        released.due[offset] = 0
+        released.room.add(place, record(offset), now_ms(), line=b"a")
+    for offset in (0, 0, 1, 2):
+        async with asyncio.timeout(PATIENCE):
+            while not released.offsets or released.offsets[-1] != offset:
+                await asyncio.sleep(0.005)
+        if released.offsets == [0]:
+            released.offsets.append(-1)
+            released.due[0] = now_ms() + 50
+            released.room.add(place, record(0), released.due[0], line=b"a")
+        else:
+            released.room.settled(place, b"a", offset)
+    assert released.offsets == [0, -1, 0, 1, 2]
+    released.room.close()
+
+
+async def test_what_stands_in_line_is_never_moved() -> None:
+    place = fill("waiting", "done", "done", "waiting", "done")
+    place.waiting[0] = place.waiting[0]._replace(line=b"a")
+    assert moved(place) == []
+    assert moved(place, leaving=True) == []
+    behind = fill("waiting", "waiting", "done", "done", written=NOW - HOUR - 1)
+    behind.waiting[1] = behind.waiting[1]._replace(line=b"a")
+    assert moved(behind) == [0]

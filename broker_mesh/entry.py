@@ -1,0 +1,102 @@
+"""Entry: what Kafka has to know before a record is given to a handler.
+
+On the way of a message: between `service.py`, which takes records, and their lanes. A handler may take its process
+down with it; the next owner can only tell so from what was committed before. So the first records of an assignment wait
+until a commit is acknowledged that says that they are in work; and where owners before have ended uncleanly more than
+once, each record waits for one that names it (`suspicion.py`), and for every other record that runs so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from broker_mesh.assignment import Assignment
+from broker_mesh.kafka.positions import Positions
+from broker_mesh.message import Message, Record
+from broker_mesh.progress import Alone
+from broker_mesh.turn import HandedBack
+
+logger = logging.getLogger(__name__)
+
+
+class Entry:
+    """The entry to the handlers of one service.
+
+    Args:
+        commit: hands positions over to be committed at once.
+        let_in: puts a record into its lane.
+        broken: told of a bug of the mesh: what was being done, and the bug.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Positions], None],
+        let_in: Callable[[Assignment, Record], None],
+        broken: Callable[[str, Exception], None],
+    ) -> None:
+        self._commit = commit
+        self._let_in = let_in
+        self._broken = broken
+
+    def put(self, assignment: Assignment, record: Record) -> None:
+        """Let a record in as soon as Kafka knows that its partition has records in work."""
+        if assignment.entering is None:
+            self._let_in(assignment, record)
+            return
+        assignment.entering.append(record)
+        if len(assignment.entering) == 1:
+            task = asyncio.create_task(self._open(assignment))
+            assignment.tasks.add(task)
+            task.add_done_callback(assignment.tasks.discard)
+
+    @asynccontextmanager
+    async def marked(self, assignment: Assignment, message: Message) -> AsyncIterator[None]:
+        """Have Kafka know by name, while a block runs, of a record that runs singly.
+
+        Raises:
+            HandedBack: the partition is given up first.
+        """
+        if message.record is None or not assignment.suspicion.singly:
+            yield
+            return
+        alone = Alone(message.record.offset, message.envelope.attempt)
+        assignment.alone.append(alone)
+        try:
+            await self._confirmed(assignment)
+            yield
+        finally:
+            assignment.alone.remove(alone)
+            assignment.changed = True
+            # At once: what is settled must not be found guilty of an end that comes now.
+            now = asyncio.get_running_loop().time()
+            if not assignment.draining.is_set() and (position := assignment.commit_due(now)) is not None:
+                self._commit({assignment.partition: position})
+
+    async def _open(self, assignment: Assignment) -> None:
+        try:
+            await self._confirmed(assignment)
+            entering, assignment.entering = assignment.entering or [], None
+            for record in entering:
+                self._let_in(assignment, record)
+        except HandedBack:
+            logger.debug("%s/%d is handed back before its first record", *assignment.partition)
+        except Exception as bug:  # noqa: BLE001 - it is told; only logged by the loop it would strand the records
+            self._broken("beginning with a partition", bug)
+
+    async def _confirmed(self, assignment: Assignment) -> None:
+        """Commit what is known of a partition now, and wait until Kafka has it, however long brokers are away."""
+        loop = asyncio.get_running_loop()
+        position, acknowledged = assignment.commit_now(loop.time())
+        self._commit({assignment.partition: position})
+        leaving = loop.create_task(assignment.draining.wait())
+        either: set[asyncio.Future[Any]] = {acknowledged, leaving}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if assignment.draining.is_set():
+            raise HandedBack

@@ -1,0 +1,72 @@
+"""Suspicion: which record ends its process, told from how a partition's owners ended.
+
+On the way of a message: between the progress that is found when a partition is taken over and the lanes. A handler that
+takes the interpreter down with it (a segfault, the kernel's answer to memory that is gone) raises nothing: all that is
+left is the last commit, which says that the owner was at work. Pure; carried out by `entry.py`.
+
+::
+
+    calm ── the owner before had records in work ──▶ deaths + 1 ── the position moves ──▶ calm
+                                                          │
+                          two of them at one position     ▼
+    calm ◀── as many records settled as handlers ──── singly: one record at a time, each only after a commit says which
+             run at once                                │
+                                                        └── the owner ends: that record is guilty of one attempt
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker_mesh.progress import Attempts, Progress
+
+ENDS_BEFORE_SINGLY: Final = 2
+"""So many unclean ends at one position: one alone is a deployment, or a machine that went away."""
+
+
+class Suspicion:
+    """What one partition's owner makes of how those before it ended.
+
+    Args:
+        found: what was found beside the committed offset.
+        window: how many records may have been with their handlers when an owner ended.
+
+    Attributes:
+        deaths: how many owners in a row have ended uncleanly at this position.
+    """
+
+    def __init__(self, found: Progress, window: int) -> None:
+        self.deaths = found.deaths + found.running
+        self._singly = window if self.deaths >= ENDS_BEFORE_SINGLY else 0
+
+    @property
+    def singly(self) -> bool:
+        """Whether records run one at a time."""
+        return self._singly > 0
+
+    def settled(self, *, moved: bool) -> None:
+        """Note that a record is settled.
+
+        Args:
+            moved: whether the position moved with it.
+        """
+        if self._singly:
+            self._singly -= 1
+        # While records run singly the next owner is to go on so: the guilty one may be behind what is settled now.
+        if moved and not self._singly:
+            self.deaths = 0
+
+
+def attempts_found(found: Progress, now: int) -> dict[int, Attempts]:
+    """Give the attempts that earlier owners made: also the one with which the last of them ended.
+
+    Args:
+        found: what was found beside the committed offset.
+        now: epoch ms; when that attempt failed, as far as anyone knows.
+    """
+    attempts = dict(found.attempts)
+    if found.running and found.alone is not None:
+        offset, attempt = found.alone
+        before = attempts.get(offset, Attempts(0))
+        attempts[offset] = Attempts(max(attempt, before.made), before.first_failure or now, died=True)
+    return attempts

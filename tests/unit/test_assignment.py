@@ -1,0 +1,149 @@
+"""One partition in one assignment: what is committed of it, and what it goes on with."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker_mesh.assignment import Assignment
+from broker_mesh.kafka.positions import NOTHING_COMMITTED, Position
+from broker_mesh.message import Message, Record, received
+from broker_mesh.progress import Alone, Attempts, Progress
+from broker_mesh.turn import Turn
+
+TOPIC = "fleet.v1.retire"
+
+
+def record(offset: int) -> Record:
+    return Record(TOPIC, 0, offset, 1_000 + offset, b"k", b"v", [])
+
+
+def message(offset: int) -> Message:
+    return received(record(offset), TOPIC, 1)
+
+
+def take_over(offset: int = 0, found: Progress | None = None, window: int = 10) -> Assignment:
+    text = "" if found is None else found.write(offset)
+    return Assignment((TOPIC, 0), Position(1, offset, text), window)
+
+
+def said(position: Position | None) -> Progress:
+    assert position is not None
+    return Progress.read(position.metadata, position.offset)
+
+
+async def test_what_an_earlier_owner_has_done_needs_no_work() -> None:
+    assignment = take_over(10, Progress(done=((12, 14),)))
+    assert [assignment.take(record(offset)) for offset in range(10, 15)] == [True, True, False, False, True]
+    assignment.done(10)
+    assignment.done(11)
+    assert assignment.tracker.position == 14
+
+
+async def test_nothing_is_committed_of_a_partition_without_records() -> None:
+    for start in (NOTHING_COMMITTED, 10):
+        assignment = take_over(start, Progress(running=True))
+        assert assignment.commit_due(0.0) is None
+        assert assignment.commit_due(100.0) is None
+
+
+async def test_it_commits_when_something_has_changed_and_else_not() -> None:
+    assignment = take_over(10)
+    for offset in (10, 11, 12):
+        assignment.take(record(offset))
+    assignment.done(11)
+    assert said(assignment.commit_due(0.0)).done == ((11, 12),)
+    assert assignment.commit_due(0.2) is None
+    assignment.waits(message(10).with_envelope(attempt=3, first_failure=7))
+    assert said(assignment.commit_due(0.4)).attempts == {10: Attempts(2, 7)}
+    assignment.done(10)
+    position = assignment.commit_due(0.6)
+    assert position is not None
+    assert position.offset == 12
+    assert said(position)[:5] == Progress()[:5]
+
+
+async def test_it_says_that_it_is_at_work_until_a_second_after_the_last_turn() -> None:
+    assignment = take_over(10)
+    assignment.take(record(10))
+    turn = Turn(asyncio.Semaphore())
+    assignment.turns.add(turn)
+    assert said(assignment.commit_due(5.0)).running
+    assignment.turns.discard(turn)
+    assert assignment.commit_due(5.9) is None
+    assert not said(assignment.commit_due(6.1)).running
+    assert assignment.commit_due(9.0) is None
+
+
+async def test_a_commit_that_is_awaited_names_what_runs_alone_and_resolves_with_its_acknowledgement() -> None:
+    assignment = take_over(10, Progress(deaths=1, running=True))
+    assignment.take(record(10))
+    assignment.alone.append(Alone(10, 1))
+    position, acknowledged = assignment.commit_now(0.0)
+    assert said(position)[2:5] == (2, True, Alone(10, 1))
+    assignment.acknowledged(Position(1, 10, "older"))
+    assert not acknowledged.done()
+    assignment.acknowledged(position)
+    assert acknowledged.done()
+
+
+async def test_given_up_in_order_it_is_not_at_work_and_nothing_runs_alone() -> None:
+    assignment = take_over(10, Progress(deaths=1, running=True))
+    assignment.take(record(10))
+    assignment.alone.append(Alone(10, 1))
+    assignment.commit_now(0.0)
+    assert said(assignment.commit_last())[2:5] == (2, False, None)
+    assert take_over(NOTHING_COMMITTED).commit_last() is None
+
+
+async def test_attempts_go_on_where_the_owner_before_stopped() -> None:
+    found = Progress(attempts={10: Attempts(2, 7)}, deaths=2, running=True, alone=Alone(11, 1))
+    assignment = take_over(10, found)
+    failing, guilty, other = (assignment.continued(message(offset)) for offset in (10, 11, 12))
+    assert (failing.envelope.attempt, failing.envelope.first_failure, failing.died) == (3, 7, False)
+    assert (guilty.envelope.attempt, guilty.died) == (2, True)
+    assert other == message(12)
+
+
+async def test_a_record_that_says_itself_that_more_attempts_were_made_is_believed() -> None:
+    assignment = take_over(10, Progress(attempts={10: Attempts(2)}))
+    assert assignment.continued(message(10).with_envelope(attempt=5)).envelope.attempt == 5
+
+
+async def test_renewal_repeats_what_was_said() -> None:
+    assignment = take_over(10)
+    for offset in (10, 11):
+        assignment.take(record(offset))
+    assignment.done(11)
+    before = assignment.commit_due(0.0)
+    assignment.renew()
+    assert assignment.commit_due(0.2) == before
+
+
+@pytest.mark.parametrize(("rests", "crowded"), [(False, False), (True, True)])
+async def test_a_partition_rests_until_half_of_what_a_commit_can_say_is_free(
+    rests: bool, crowded: bool
+) -> None:
+    assignment = take_over(0)
+    for offset in range(2_000):
+        assignment.take(record(offset))
+    for offset in range(1, 2_000, 2):
+        assignment.done(offset)
+    assignment.commit_due(0.0)
+    assert assignment.is_crowded(rests) is crowded
+    for offset in range(0, 1_200, 2):
+        assignment.done(offset)
+    assignment.commit_due(0.2)
+    assert not assignment.is_crowded(rests)
+
+
+async def test_it_rests_before_what_is_done_no_longer_fits() -> None:
+    assignment = take_over(0)
+    for offset in range(3_400):
+        assignment.take(record(offset))
+    for offset in range(1, 3_400, 2):
+        assignment.done(offset)
+    text = assignment.commit_due(0.0)
+    assert assignment.is_crowded(False)
+    assert len(said(text).done) == 1_700

@@ -1,0 +1,54 @@
+"""Suspicion: what is told from how a partition's owners ended, over any number of them."""
+
+from __future__ import annotations
+
+from broker_mesh.progress import Alone, Attempts, Progress
+from broker_mesh.suspicion import Suspicion, attempts_found
+
+NOW = 1_700_000_000_000
+
+
+def test_an_orderly_end_arouses_none() -> None:
+    suspicion = Suspicion(Progress(running=False), window=10)
+    assert (suspicion.deaths, suspicion.singly) == (0, False)
+
+
+def test_one_unclean_end_is_counted_and_changes_nothing() -> None:
+    suspicion = Suspicion(Progress(running=True), window=10)
+    assert (suspicion.deaths, suspicion.singly) == (1, False)
+
+
+def test_progress_clears_it() -> None:
+    suspicion = Suspicion(Progress(running=True), window=10)
+    suspicion.settled(moved=False)
+    assert suspicion.deaths == 1
+    suspicion.settled(moved=True)
+    assert suspicion.deaths == 0
+
+
+def test_two_unclean_ends_at_one_position_make_records_run_singly_until_all_suspects_are_settled() -> None:
+    suspicion = Suspicion(Progress(deaths=1, running=True), window=3)
+    for _ in range(2):
+        assert suspicion.singly
+        suspicion.settled(moved=True)
+        assert suspicion.deaths == 2, "the next owner has to go on singly: the guilty one may come yet"
+    suspicion.settled(moved=True)
+    assert (suspicion.deaths, suspicion.singly) == (0, False)
+
+
+def test_an_orderly_end_in_between_does_not_acquit() -> None:
+    assert Suspicion(Progress(deaths=2, running=False), window=3).singly
+
+
+def test_what_ran_alone_when_its_owner_ended_has_used_up_that_attempt() -> None:
+    found = Progress(attempts={9: Attempts(1, 5)}, deaths=2, running=True, alone=Alone(7, 3))
+    assert attempts_found(found, NOW) == {7: Attempts(3, NOW, died=True), 9: Attempts(1, 5)}
+
+
+def test_its_first_failure_stays_what_it_was() -> None:
+    found = Progress(attempts={7: Attempts(2, 5)}, deaths=2, running=True, alone=Alone(7, 3))
+    assert attempts_found(found, NOW) == {7: Attempts(3, 5, died=True)}
+
+
+def test_what_ran_alone_at_an_orderly_end_is_not_blamed() -> None:
+    assert attempts_found(Progress(running=False, alone=Alone(7, 3)), NOW) == {}
