@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 # Far above what a drain takes at a rebalance: an instance that is just slow is left alone.
 _LOOKS = 3
+# What joining anew does not mend is no answer that came late: each time costs the whole group a rebalance.
+_MOST_LOOKS = 360
 
 
 def disputed(own: Collection[Partition], member: Member) -> frozenset[Partition]:
@@ -45,13 +47,26 @@ async def watch(
 ) -> None:
     """Look now and then, and have the instance join anew where it stays out of step; until it is cancelled.
 
+    Where that has not helped twice it is done again after twice as long each time, up to an hour.
+
     Args:
         own: gives what the instance has.
         ask: gives the instance as the group describes it; None where it is no member.
         join_anew: has it leave and join, if it still has what it is told.
     """
+    try:
+        await _look_regularly(own, ask, join_anew)
+    except Exception:
+        logger.exception("whether the group agrees can't be watched any more; messages are not affected")
+
+
+async def _look_regularly(
+    own: Callable[[], Collection[Partition]],
+    ask: Callable[[], Awaitable[Member | None]],
+    join_anew: Callable[[Collection[Partition]], None],
+) -> None:
     before: tuple[frozenset[Partition], frozenset[Partition]] | None = None
-    looks = 0
+    looks = joins = 0
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         has = frozenset(own())
@@ -64,7 +79,9 @@ async def watch(
         now = (has, dispute)
         looks = looks + 1 if dispute and now == before else int(bool(dispute))
         before = now
-        if looks >= _LOOKS:
+        if looks >= min(_LOOKS << max(0, joins - 1), _MOST_LOOKS):
             logger.warning("the group and this instance disagree about %s", names(dispute))
             join_anew(has)
-            looks = 0
+            looks, joins = 0, min(joins + 1, _MOST_LOOKS)
+        elif has and member is not None and not dispute:  # else it is joining
+            joins = 0

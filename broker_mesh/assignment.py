@@ -16,6 +16,7 @@ from broker_mesh.kafka.consumer import NOTHING_COMMITTED, Partition, Position
 from broker_mesh.kafka.offsets import OffsetTracker
 from broker_mesh.message import Message, Record, now_ms
 from broker_mesh.outcome import RetryLater
+from broker_mesh.passage import Passage
 from broker_mesh.progress import RESTS_ABOVE, Alone, Attempts, Progress
 from broker_mesh.suspicion import Suspicion, attempts_found
 from broker_mesh.turn import Turn
@@ -76,8 +77,7 @@ class Assignment:
         self.suspicion = Suspicion(found, window)
         self.attempts = attempts_found(found, now_ms())  # of what waits for another attempt in its place
         self.entering: list[Record] | None = []  # what came before the first commit; None once Kafka has that
-        # What runs singly: more than one only where a handler waits for another one of this partition.
-        self.alone: list[Alone] = []
+        self.alone: Alone | None = None  # what runs singly
         self.lanes: dict[Hashable, deque[Record]] = {}
         self.waiting: dict[int, Waiting] = {}  # by offset, ascending but for what was given back
         self.lines: dict[
@@ -87,6 +87,7 @@ class Assignment:
         self.out_of_line: Callable[[Assignment, bytes, int], None] = lambda *_: None
         self.tasks: set[asyncio.Task[None]] = set()
         self.turns: set[Turn] = set()
+        self.passages: dict[int, Passage] = {}  # by offset, of what waits outside of its lane
         self.draining = asyncio.Event()  # start nothing more
         self.relieving = False  # what waits at the front is being written again
         self.in_flight = 0  # what the consumer counts as taken and not finished
@@ -96,7 +97,8 @@ class Assignment:
         self.written = start  # what was handed over to be committed last
         self._in_work_at = float("-inf")
         self._said_running = False
-        self._in_flight, self._parked, self._circuit = 0, 0, ""
+        # As it was said last: what does not hold any more is taken back, also where nothing comes to be handled.
+        self._in_flight, self._parked, self._circuit = found.in_flight, found.parked, found.circuit
         self._awaited: list[asyncio.Future[None]] = []
 
     @property
@@ -178,7 +180,7 @@ class Assignment:
             attempts=self.attempts,
             deaths=self.suspicion.deaths,
             running=running,
-            alone=self.alone[-1] if self.alone and running else None,
+            alone=self.alone if running else None,
             in_flight=self._in_flight if running else 0,
             parked=self._parked,
             circuit=self._circuit,
@@ -190,7 +192,7 @@ class Assignment:
         Args:
             now: by the loop's clock, seconds.
         """
-        if self.entering or self.turns or self.alone:
+        if self.entering or self.turns or self.alone is not None:
             self._in_work_at = now
         running = now - self._in_work_at < _LINGERING_SECONDS
         if not self.committable or not (self.changed or running is not self._said_running):

@@ -11,6 +11,8 @@ States::
     RAMPING ─ as many keys failed as ran at once (at most `keys`), and nothing succeeded ──▶ OPEN
     RAMPING ─ as many succeed as `concurrency`, or nothing waits ──────────────────────────▶ CLOSED
 
+An attempt that takes long (`Pace.slow`) keeps no others waiting for ever: it may hang, or wait for one of them.
+
 Two words carry the decisions. A *streak* is what has failed since the last success. A record is *proven* to fail by
 itself where something else has succeeded since it failed first: it counts for no streak, and ends when its attempts do.
 """
@@ -84,12 +86,14 @@ class Pace(NamedTuple):
         longest_pause: what it grows to.
         undecided: how long a last attempt waits for what comes next.
         patience: how long probes use up no attempts.
+        slow: after how long one more may begin beside those that run, and a ramp with nothing to do is over.
     """
 
     first_pause: float
     longest_pause: float
     undecided: float
     patience: float
+    slow: float = 30.0
 
 
 class Streak:
@@ -148,6 +152,7 @@ class Circuit:
         self._pace = pace
         self._generation = 0
         self._running = 0  # attempts of this generation
+        self._begun_at = float("-inf")  # the last of them
         self._last_success = float("-inf")
         self._pause = 0.0
         self._probe_at = 0.0
@@ -162,18 +167,22 @@ class Circuit:
             case CircuitState.CLOSED:
                 return True
             case CircuitState.OPEN:
-                return not self._running and now >= self._probe_at
+                return now >= self._probe_at and (not self._running or self._is_slow(now))
             case CircuitState.RAMPING:
-                return self._running < self._at_once
+                return self._running < self._at_once or self._is_slow(now)
 
     @property
     def next_probe_at(self) -> float | None:
         """When a probe may begin; None where none is waited for, or only for the one that runs."""
         return self._probe_at if self.state is CircuitState.OPEN and not self._running else None
 
-    def begin(self) -> Ticket:
+    def _is_slow(self, now: float) -> bool:
+        return now - self._begun_at >= self._pace.slow
+
+    def begin(self, now: float) -> Ticket:
         """Give leave for an attempt, which `may_begin` has granted."""
         self._running += 1
+        self._begun_at = now
         return Ticket(self._generation)
 
     def is_overtaken(self, ticket: Ticket) -> bool:
@@ -212,6 +221,15 @@ class Circuit:
                 self._at_once, self._succeeded = 2 * self._at_once, 0
                 if self._at_once >= self._concurrency or not waiting:
                     self.state = CircuitState.CLOSED
+
+    def calmed(self, now: float) -> None:
+        """Note that nothing waits for leave: a ramp in which nothing has happened for long is over."""
+        if (
+            self.state is CircuitState.RAMPING
+            and self._is_slow(now)
+            and not self.works_since(now - self._pace.slow)
+        ):
+            self.state = CircuitState.CLOSED
 
     def failed(self, ticket: Ticket, failure: Failure, now: float) -> Verdict:
         """Decide what an attempt that failed comes to."""

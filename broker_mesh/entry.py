@@ -3,15 +3,16 @@
 On the way of a message: between `service.py`, which takes records, and their lanes. A handler may take its process
 down with it; the next owner can only tell so from what was committed before. So the first records of an assignment wait
 until a commit is acknowledged that says that they are in work; and where owners before have ended uncleanly more than
-once, each record waits for one that names it (`suspicion.py`), and for every other record that runs so.
+once, each record waits for one that names it (`suspicion.py`), and for every other record that runs so. While its
+handler waits for somebody else another record may run; then that one alone is named, since who is named is blamed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from broker_mesh.assignment import Assignment
@@ -21,6 +22,34 @@ from broker_mesh.progress import Alone
 from broker_mesh.turn import HandedBack
 
 logger = logging.getLogger(__name__)
+
+
+class SinglePlace:
+    """The one place of all that runs singly, as one attempt takes it: Kafka knows its record by name while it runs.
+
+    Args:
+        entry: of the service.
+        assignment: of the record's partition.
+        alone: the record, and its attempt.
+    """
+
+    def __init__(self, entry: Entry, assignment: Assignment, alone: Alone) -> None:
+        self._entry = entry
+        self.assignment = assignment
+        self.alone = alone
+
+    async def acquire(self) -> None:
+        """Take the place, and have Kafka know of that, unless the partition is being given up."""
+        await self._entry.single.acquire()
+        try:
+            await self._entry.name(self)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the place to others; the record stays named until one of them begins, or its attempt is over."""
+        self._entry.single.release()
 
 
 class Entry:
@@ -41,6 +70,8 @@ class Entry:
         self._commit = commit
         self._let_in = let_in
         self._broken = broken
+        self.single = asyncio.Semaphore(1)
+        self._named: list[SinglePlace] = []  # what runs, or waits while nothing else has begun since
 
     def put(self, assignment: Assignment, record: Record) -> None:
         """Let a record in as soon as Kafka knows that its partition has records in work."""
@@ -53,28 +84,46 @@ class Entry:
             assignment.tasks.add(task)
             task.add_done_callback(assignment.tasks.discard)
 
-    @asynccontextmanager
-    async def marked(self, assignment: Assignment, message: Message) -> AsyncIterator[None]:
-        """Have Kafka know by name, while a block runs, of a record that runs singly.
-
-        Raises:
-            HandedBack: the partition is given up first.
-        """
+    @contextmanager
+    def singly(self, assignment: Assignment, message: Message) -> Iterator[SinglePlace | None]:
+        """Give the place in which an attempt has to run that is made in a block; None where any does."""
         if message.record is None or not assignment.suspicion.singly:
-            yield
+            yield None
             return
-        alone = Alone(message.record.offset, message.envelope.attempt)
-        assignment.alone.append(alone)
+        place = SinglePlace(self, assignment, Alone(message.record.offset, message.envelope.attempt))
+        try:
+            yield place
+        finally:
+            # At once: what is settled must not be found guilty of an end that comes now.
+            self._acquit(place)
+
+    async def name(self, place: SinglePlace) -> None:
+        """Have Kafka know by name of the record that goes on now, and of no other."""
+        assignment = place.assignment
+        if place in self._named:
+            return
+        # They wait for somebody else: an end that comes now is not theirs. This goes to Kafka before what follows.
+        for other in self._named.copy():
+            self._acquit(other)
+        if assignment.draining.is_set() or not assignment.suspicion.singly:
+            return
+        self._named.append(place)
+        assignment.alone = place.alone
         try:
             await self._confirmed(assignment)
-            yield
-        finally:
-            assignment.alone.remove(alone)
-            assignment.changed = True
-            # At once: what is settled must not be found guilty of an end that comes now.
-            now = asyncio.get_running_loop().time()
-            if not assignment.draining.is_set() and (position := assignment.commit_due(now)) is not None:
-                self._commit({assignment.partition: position})
+        except HandedBack:
+            logger.debug("%s/%d is being given up: its next owner finds nothing named", *assignment.partition)
+
+    def _acquit(self, place: SinglePlace) -> None:
+        if place not in self._named:
+            return
+        self._named.remove(place)
+        assignment = place.assignment
+        assignment.alone = None
+        assignment.changed = True
+        now = asyncio.get_running_loop().time()
+        if not assignment.draining.is_set() and (position := assignment.commit_due(now)) is not None:
+            self._commit({assignment.partition: position})
 
     async def _open(self, assignment: Assignment) -> None:
         try:

@@ -73,7 +73,7 @@ class _Gate:
         """Give leave to as many as may begin now, and look again when the next probe may."""
         while self.has_waiting and self.circuit.may_begin(time.monotonic()):
             waiter = (self._fresh or self._failed).popleft()
-            waiter.set_result(self.circuit.begin())
+            waiter.set_result(self.circuit.begin(time.monotonic()))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -115,6 +115,14 @@ class OutageGuard:
         """Tell whether nothing more of an operation is to be taken: what was taken already is probed first."""
         gate = self._gates.get(operation)
         return gate is not None and gate.circuit.state is CircuitState.OPEN and gate.has_fresh
+
+    def tend(self) -> None:
+        """Let go what waits for an attempt that takes long, and end ramps that nothing goes on; some times a second."""
+        for operation, gate in self._gates.items():
+            if gate.circuit.state is not CircuitState.CLOSED:
+                if not gate.has_waiting:
+                    gate.circuit.calmed(time.monotonic())
+                self._look(operation, gate)
 
     def close(self) -> None:
         """Probe nothing more."""
@@ -162,7 +170,7 @@ class OutageGuard:
     async def _leave_for(self, gate: _Gate, passage: Passage, message: Message) -> Ticket | None:
         """Wait for leave; None where the work expires meanwhile."""
         if gate.circuit.state is CircuitState.CLOSED:
-            return gate.circuit.begin()
+            return gate.circuit.begin(time.monotonic())
         waiter = gate.queue(passage)
         leaving: asyncio.Future[bool] = asyncio.ensure_future(passage.leaving.wait())
         either: set[asyncio.Future[Any]] = {waiter, leaving}

@@ -11,11 +11,12 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from broker_mesh.assignment import Assignment, Nap
 from broker_mesh.circuit import CircuitState
 from broker_mesh.endpoint import Endpoint
+from broker_mesh.entry import SinglePlace
 from broker_mesh.errors import InternalError, MeshError
 from broker_mesh.guard import OutageGuard
 from broker_mesh.layer import Step
@@ -41,7 +42,7 @@ class Lanes:
         finished: told after each record that its assignment has one less in work.
         failed: told what the service can't go on with.
         certain: waits until what is assigned is certain to be.
-        marked: lets a record that has to run singly begin once Kafka knows of it.
+        singly: gives the place of an attempt that has to run singly, for a block; None where it need not.
         guard: lets attempts begin; in an outage one by one.
         rests: has a record wait outside of its lane for its next attempt, due at a time (epoch ms); False where it
             keeps its place.
@@ -58,7 +59,7 @@ class Lanes:
         finished: Callable[[Assignment], None],
         failed: Callable[[MeshError], None],
         certain: Callable[[], Awaitable[None]],
-        marked: Callable[[Assignment, Message], AbstractAsyncContextManager[None]],
+        singly: Callable[[Assignment, Message], AbstractContextManager[SinglePlace | None]],
         guard: OutageGuard,
         rests: Callable[[Assignment, Record, int], bool],
         settle: CarryOut,
@@ -67,19 +68,16 @@ class Lanes:
     ) -> None:
         self._endpoints = endpoints
         self._places = asyncio.Semaphore(concurrency)
-        self._single_place = asyncio.Semaphore(1)  # of all that has to run singly
         self._pipeline = pipeline
         self._finished = finished
         self._failed = failed
         self._certain = certain
-        self._marked = marked
+        self._singly = singly
         self._guard = guard
         self._rests = rests
         self._settle = settle
         self._may_park = may_park
         self._in_line = in_line
-        # Of what waits outside of its lane, by offset.
-        self._resting: WeakKeyDictionary[Assignment, dict[int, Passage]] = WeakKeyDictionary()
         # A key's first deliveries and its replays come from two partitions, each with lanes of its own.
         self._keys: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
@@ -192,7 +190,7 @@ class Lanes:
         """
         message = received(record, self._endpoints[record.topic].name, assignment.epoch)
         message = assignment.continued(message)
-        passage = self._resting.setdefault(assignment, {}).pop(record.offset, None)
+        passage = assignment.passages.pop(record.offset, None)
         passage = passage or Passage(assignment.draining, assignment.waits)
         while True:
             async with self._guard.admitted(passage, message) as message:
@@ -212,7 +210,7 @@ class Lanes:
             failed, message = message, for_next_attempt(message, outcome)
             assignment.waits(message)
             if self._rests(assignment, record, outcome.at):
-                self._resting[assignment][record.offset] = passage
+                assignment.passages[record.offset] = passage
                 return True
             if await self._leaves(assignment, record, Nap(failed, outcome, asyncio.Event())):
                 break
@@ -240,18 +238,17 @@ class Lanes:
     async def _attempt(
         self, assignment: Assignment, message: Message, passage: Passage
     ) -> tuple[Outcome, Sequence[asyncio.Future[None]]] | None:
-        places = self._single_place if assignment.suspicion.singly else self._places
-        async with Turn(places, assignment.draining) as turn:
-            await self._certain()
-            turn.begin()  # it may have waited long for its time, or for a place
-            if self._guard.is_overtaken(passage, message):
-                return None
-            assignment.turns.add(turn)
-            try:
-                async with self._marked(assignment, message):
+        with self._singly(assignment, message) as single:
+            async with Turn(single or self._places, assignment.draining) as turn:
+                await self._certain()
+                turn.begin()  # it may have waited long for its time, or for a place
+                if self._guard.is_overtaken(passage, message):
+                    return None
+                assignment.turns.add(turn)
+                try:
                     outcome = await self._pipeline(message)
-            finally:
-                assignment.turns.discard(turn)
+                finally:
+                    assignment.turns.discard(turn)
         return outcome, turn.left_behind
 
 

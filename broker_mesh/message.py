@@ -60,7 +60,7 @@ class Message(NamedTuple):
         record: the record an inbound message was read from; None on the way out.
         epoch: the assignment of its partition that an inbound message was taken in.
         fault: what was malformed in the record's headers; the first check refuses the message with it.
-        died: whether one of its attempts ended with its process, while the message was the only one in work.
+        died: how many of its attempts ended with their process, while the message was the only one in work.
     """
 
     topic: str
@@ -74,7 +74,7 @@ class Message(NamedTuple):
     record: Record | None = None
     epoch: int = 0
     fault: InvalidArgument | None = None
-    died: bool = False
+    died: int = 0
 
     @property
     def expects_reply(self) -> bool:

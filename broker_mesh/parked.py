@@ -121,7 +121,7 @@ def read_parked(
         stop: ends the reading early.
 
     Raises:
-        MeshError: Kafka can't be asked.
+        MeshError: Kafka can't be asked; or one can't be read to its end now, and who knows what stands behind that.
     """
     by_partition = {each.partition: each for each in wanted}
     found = {key: Found({}, set(), bounds[key].end) for key in by_partition}
@@ -137,6 +137,7 @@ def read_parked(
         since=None,
         stop=stop,
         start={key: starts[key] for key in unread},
+        whole=True,
     ):
         key = record.topic, record.partition
         asked, stands = by_partition[key], found[key]

@@ -17,7 +17,7 @@ The format, all ASCII, parts separated by dots::
     f<n>      n records were in flight
     p<n>      n keys are parked in the retry topic
     c<word>   state of the operation's circuit: lower-case letters and hyphens
-    t(<o><2m+d><f>)…   position+o has made m attempts; d is 1 where one of them ended with its process; f is when the
+    t(<o><4m+d><f>)…   position+o has made m attempts, d of which (3 at most) ended with their process; f is when the
                        first failed, epoch ms, less that of the entry before (zigzag; 0 for unknown)
     d(<o><n>)…         o offsets open, then n done, from the position on; offsets of an entry add up
 
@@ -39,6 +39,9 @@ MAX_LENGTH: Final = 4095
 RESTS_ABOVE: Final = 3072
 """A partition whose text is longer takes no more records for now: three quarters of what a commit may hold."""
 
+MOST_DEATHS: Final = 3
+"""So many ends of its process are told of one record; more are as good as that."""
+
 _PREFIX: Final = "progress1."
 _ATTEMPTS_LENGTH: Final = 1024
 _ALPHABET: Final = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
@@ -58,12 +61,12 @@ class Attempts(NamedTuple):
     Args:
         made: attempts that have ended.
         first_failure: when the first one failed, epoch ms; None where that is unknown.
-        died: whether one of them ended with its process, while the record ran by itself.
+        died: how many of them ended with their process, while the record ran by itself; `MOST_DEATHS` at most.
     """
 
     made: int
     first_failure: int | None = None
-    died: bool = False
+    died: int = 0
 
 
 class Alone(NamedTuple):
@@ -186,9 +189,8 @@ def _attempts(attempts: Mapping[int, Attempts], position: int) -> Iterator[str]:
         if offset >= position:
             made, first_failure, died = attempts[offset]
             failed = first_failure or 0
-            yield (
-                _varint(offset - before) + _varint(2 * made + died) + _varint(_zigzag(failed - failed_before))
-            )
+            counted = 4 * made + min(died, MOST_DEATHS)
+            yield _varint(offset - before) + _varint(counted) + _varint(_zigzag(failed - failed_before))
             before, failed_before = offset, failed
 
 
@@ -199,7 +201,7 @@ def _parsed_attempts(text: str, position: int) -> Mapping[int, Attempts]:
     for beyond, attempts, later in zip(*[iter(numbers)] * 3, strict=True):
         offset += beyond
         failed += _unzigzag(later)
-        found[offset] = Attempts(attempts >> 1, failed or None, bool(attempts & 1))
+        found[offset] = Attempts(attempts >> 2, failed or None, attempts & MOST_DEATHS)
     return found
 
 

@@ -85,6 +85,8 @@ class Relief:
         except Exception as bug:  # noqa: BLE001 - it is told; what is settled must still be committed
             self._broken("choosing what gives way", bug)
             return False
+        # Of attempts that were made in its place the copy would know nothing.
+        chosen = [offset for offset in chosen if offset not in assignment.attempts]
         if chosen:
             assignment.relieving = True
             taken = [self._room.take(assignment, offset) for offset in chosen]

@@ -92,7 +92,7 @@ class Service:
             self._finished,
             self.failed,
             self.certain,
-            self._entry.marked,
+            self._entry.singly,
             guard,
             lambda *waiting: self._taking.rests(*waiting),
             inbound.settle,
@@ -232,10 +232,11 @@ class Service:
                     "%s/%d: %d owners in a row have ended uncleanly at offset %d: %d records run one at a time now",
                     *(*partition, assignment.suspicion.deaths, position.offset, self._settings.concurrency),
                 )
+            if self._stopping:  # nothing begins any more, and nothing is to be found out for it
+                assignment.draining.set()
+                continue
             self._newcomers.assigned(assignment, position)
             self.sidings.assigned(assignment)
-            if self._stopping:
-                assignment.draining.set()
         self._hold_back()
 
     def received(self, batch: Sequence[Record]) -> None:
@@ -366,6 +367,7 @@ class Service:
         if self._consumer is not None:
             self._consumer.flow.adapt(now, idle=not self._lanes.busy)
             self._lanes.make_room(self._assignments.values(), self._consumer.near_full)
+        self._guard.tend()
         # A position also moves without a lane that says so: a plain function may outlast its record.
         self._hold_back()
         for key, assignment in self._assignments.items():

@@ -210,7 +210,11 @@ class Sidings:
             message: that has failed.
             due: when the attempt is, epoch ms.
         """
-        if self._endpoints[message.operation].ordering == "none":
+        ordering = self._endpoints[message.operation].ordering
+        # Without a key it stands in no line: what is in the way is moved, and takes its attempts with it only so.
+        if ordering == "none" or (
+            ordering == "key" and message.key is None and message.topic != message.operation
+        ):
             return True
         return due - now_ms() > FAR_MS and self.may_park(message)
 
@@ -284,10 +288,10 @@ class Sidings:
                 key for key in unread if self._retry_of(key) in self._assignments
             }
             found = await self._read(together)
+            without = {key for key in held.keys() - together if await self._needs_nothing(key, counts)}
         except BaseException:
             self._unread |= unread & self._sidings.keys()
             raise
-        without = {key for key in held.keys() - together if await self._needs_nothing(key, counts)}
         records: list[Record] = []
         for key in [*together, *without]:
             if key in found and not self._enter(key, found[key]):
@@ -302,7 +306,8 @@ class Sidings:
         if counts.get(topic, 0) != counts.get(retry[0], 0):
             return False
         if retry not in self._assignments:
-            if asyncio.get_running_loop().time() - self._held_since.get(key, 0) > _PATIENCE_SECONDS:
+            since = self._held_since.get(key)  # None where it was given up meanwhile
+            if since is not None and asyncio.get_running_loop().time() - since > _PATIENCE_SECONDS:
                 self._tell(
                     f"{key}",
                     "%s/%d waits for %s/%d to be assigned to this instance too: is another one of the group "
@@ -341,10 +346,13 @@ class Sidings:
             return False  # it is only not here yet
         # Whose it is nobody can say, and with the next rebalance it may be another's: nothing is parked any more, and
         # what was parked before is waited for.
-        if key not in self._ends:
+        end = self._ends.get(key)
+        if end is None:
             bounds = (await self._survey.bounds([retry]))[retry]
-            self._ends[key] = bounds.end if bounds.end > bounds.first else 0
-        if (await self._survey.committed()).get(retry, 0) >= self._ends[key]:
+            end = bounds.end if bounds.end > bounds.first else 0
+            if key in self._held:  # else it was given up meanwhile, and is asked for anew when it comes back
+                self._ends[key] = end
+        if (await self._survey.committed()).get(retry, 0) >= end:
             return True
         self._tell(
             f"{key}",

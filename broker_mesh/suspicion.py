@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker_mesh.progress import Attempts, Progress
+from broker_mesh.progress import MOST_DEATHS, Attempts, Progress
 
 ENDS_BEFORE_SINGLY: Final = 2
 """So many unclean ends at one position: one alone is a deployment, or a machine that went away."""
@@ -68,5 +68,6 @@ def attempts_found(found: Progress, now: int) -> dict[int, Attempts]:
     if found.running and found.alone is not None:
         offset, attempt = found.alone
         before = attempts.get(offset, Attempts(0))
-        attempts[offset] = Attempts(max(attempt, before.made), before.first_failure or now, died=True)
+        died = min(before.died + 1, MOST_DEATHS)
+        attempts[offset] = Attempts(max(attempt, before.made), before.first_failure or now, died)
     return attempts

@@ -121,6 +121,8 @@ class Taking:
         self._sidings.taken(record, line)
 
     def _out_of_line(self, assignment: Assignment, line: bytes, offset: int) -> None:
+        if self._assignments.get(assignment.partition) is not assignment:
+            return  # it is another's by now, or came anew: what its handler did since counts for nothing
         self._room.settled(assignment, line, offset)
         self._sidings.settled(assignment.partition, line, offset)
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 
 class HandedBack(BaseException):
@@ -18,6 +19,16 @@ class HandedBack(BaseException):
 
     No `Exception`: to all layers it is like a cancellation, and must not be taken for a failure of the message.
     """
+
+
+class Places(Protocol):
+    """How many handlers may run at once; a semaphore is one."""
+
+    async def acquire(self) -> object:
+        """Wait for a place, and take it."""
+
+    def release(self) -> None:
+        """Give it back."""
 
 
 class Turn:
@@ -32,10 +43,11 @@ class Turn:
         fenced: whether the message has gone to another member: nothing may be sent on its behalf any more.
     """
 
-    def __init__(self, places: asyncio.Semaphore, leaving: asyncio.Event | None = None) -> None:
+    def __init__(self, places: Places, leaving: asyncio.Event | None = None) -> None:
         self._places = places
         self._leaving = leaving
         self._has_place = False
+        self._taking_back = asyncio.Lock()
         self._waits = 0
         self._over = False
         self.left_behind: list[asyncio.Future[None]] = []
@@ -63,12 +75,7 @@ class Turn:
         finally:
             self._waits -= 1
             if self._lacks_place():
-                await self._places.acquire()
-                # Another wait may have ended, or the whole turn, while this one queued for the place.
-                if self._lacks_place():
-                    self._has_place = True
-                else:
-                    self._places.release()
+                await self._take_back()
 
     def begin(self) -> None:
         """Begin something that a partition which is being given up need not wait for.
@@ -82,6 +89,17 @@ class Turn:
     def belongs_here(self) -> bool:
         """Whether this is the loop that gives its places; a blocking call from a plain handler may run on another."""
         return self._loop is asyncio.get_running_loop()
+
+    async def _take_back(self) -> None:
+        # One at a time: of two that queue for the last place, one would wait for what its own handler holds.
+        async with self._taking_back:
+            if self._lacks_place():
+                await self._places.acquire()
+                # Another wait may have begun, or the whole turn have ended, while this one queued for the place.
+                if self._lacks_place():
+                    self._has_place = True
+                else:
+                    self._places.release()
 
     def _lacks_place(self) -> bool:
         return not (self._waits or self._has_place or self._over)

@@ -39,7 +39,7 @@ class Commits:
     Args:
         group: the consumer group.
         assigned: the partitions that are assigned now, each with its epoch; the consumer keeps it up to date.
-        healed: called whenever Kafka has taken a whole commit.
+        healed: called whenever Kafka has taken a commit, at least of some partitions: it takes none of a stranger.
         taken: told of the positions that Kafka has taken, but for those that a newer one has followed meanwhile.
         first_taken: told of partitions on which Kafka has taken a commit, once for each.
     """
@@ -132,12 +132,14 @@ class Commits:
                 problem.str(),
                 ", unless they are another instance's by then" if problem.code() in _NO_MEMBER else "",
             )
-            self.unheard = problem.code() in _NO_MEMBER or translate(problem, "committing").retriable
+            away = problem.code() in _NO_MEMBER or translate(problem, "committing").retriable
+            self.unheard = away and len(failed) == len(problems)
             self._again_at = time.monotonic() + _AGAIN_SECONDS
             # What was sent last is what is tried again; where it was given up meanwhile, the new owner goes on.
             self._failed |= failed & self._sent.keys()
         else:
             self.unheard = False
+        if len(failed) < len(problems):
             self._healed()
         taken = {
             partition_of(place): self._sent[partition_of(place)]

@@ -305,9 +305,11 @@ class GroupConsumer:
         keys = [key for key in map(partition_of, partitions) if key in self._assigned]
         if not keys:
             return
-        if not self._closing.is_set():  # else drained already, and the last commit is on its way
-            # Without waiting: it goes out before the revocation is confirmed, and a broker that is away would hold
-            # us here until it is back. What does not arrive is run again by the new owner.
+        # Without waiting: it goes out before the revocation is confirmed, and a broker that is away would hold us here
+        # until it is back. What does not arrive is run again by the new owner.
+        if self._closing.is_set():  # drained already; the last commit may still be queued
+            self._commits.send(self._consumer)
+        else:
             self._commits.send_now(self._consumer, self._drained(keys))
         self._forget(keys)
         logger.info("group %s: gave up %s", self._group, names(keys))

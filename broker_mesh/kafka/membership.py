@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from confluent_kafka import Consumer
 
@@ -71,7 +72,11 @@ class Membership:
         """Wait until what is assigned is certain to be."""
         while self.in_doubt:
             self._certain.clear()
-            await self._certain.wait()
+            # Looked at anew now and then: the thread may have shown itself just in time to raise no doubt of its own,
+            # and then nobody would say that there is none.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STILL_SECONDS):
+                    await self._certain.wait()
 
     def _clear(self, doubt: int) -> None:
         self._cleared = doubt

@@ -230,6 +230,7 @@ def scan(
     stop: threading.Event,
     begun: Callable[[Mapping[Partition, int]], None] = lambda _: None,
     start: Mapping[Partition, int] | None = None,
+    whole: bool = False,
 ) -> Iterator[Record]:
     """Read partitions from a point in time, or from an offset, to a captured end (blocking).
 
@@ -241,11 +242,13 @@ def scan(
         stop: ends the scan early.
         begun: told once at which offset each partition's scan starts.
         start: the offset of each partition to begin with, where that is known; `since` is not asked then.
+        whole: whether it is an error that a partition can't be read to its end now, instead of the end of its scan.
 
     Yields:
         Records; within a partition in order.
 
     Raises:
+        Unavailable: a partition ends earlier for now: a transaction is open on it, or its leader is new.
         MeshError: Kafka can't be asked.
     """
     consumer = open_consumer(settings, client_id, OutageLog("scan"), _SCAN)
@@ -264,7 +267,13 @@ def scan(
                 if record.offset + 1 >= end:
                     unread.discard((record.topic, record.partition))
             # The last offsets may be transaction markers or compacted away: then only the end is reported.
-            unread.difference_update(_ended(messages))
+            for key, offset in _ended(messages):
+                if whole and key in unread and offset < partitions[key]:
+                    raise Unavailable(
+                        f"{key[0]}/{key[1]} can be read up to {offset} now, and ends at {partitions[key]}: a "
+                        "transaction is open on it, or its leader is new"
+                    )
+                unread.discard(key)
     except KafkaException as error:
         raise translate(error, "reading records") from error
     finally:
@@ -299,7 +308,7 @@ def record_at(settings: Settings, *, client_id: str, place: Place) -> Record | N
             messages = [] if message is None else [message]
             for record in _records(messages):
                 return record if record.offset == place.offset else None
-            if partition in set(_ended(messages)):
+            if any(key == partition for key, _ in _ended(messages)):
                 return None
     except KafkaException as error:
         raise translate(error, f"reading {place}") from error
@@ -308,7 +317,8 @@ def record_at(settings: Settings, *, client_id: str, place: Place) -> Record | N
     raise Unavailable(f"reading {place}: no answer within {_QUERY_SECONDS:g} s")
 
 
-def _ended(messages: Sequence[KafkaMessage]) -> Iterator[Partition]:
+def _ended(messages: Sequence[KafkaMessage]) -> Iterator[tuple[Partition, int]]:
+    """Give the partitions that were read to their end as it is for this reader, each with that."""
     for message in messages:
         error, topic, partition = message.error(), message.topic(), message.partition()
         if (
@@ -317,7 +327,7 @@ def _ended(messages: Sequence[KafkaMessage]) -> Iterator[Partition]:
             and topic
             and partition is not None
         ):
-            yield topic, partition
+            yield (topic, partition), message.offset() or 0
 
 
 def _starts(

@@ -330,7 +330,7 @@ async def test_what_retention_has_taken_of_the_retry_topic_parks_nothing(
         await caller.send(scene.work, Work(key="f1", number=0))
         await caller.send(scene.work, Work(key="f2", number=0))
         await until(lambda: parked(serving) == 2)
-        retries = await topics.read(scene.retry_topic, 1)
+    retries = await topics.read(scene.retry_topic, 1)  # a key is parked from before its record is written
     # Nothing is committed there, so that the group begins where its first record stands now.
     servers = scene.kafka.bootstrap_servers
     await asyncio.to_thread(delete_records, servers, scene.retry_topic, 0, len(retries) - 1)

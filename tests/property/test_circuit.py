@@ -31,7 +31,7 @@ def attempt(
 ) -> Verdict | None:
     """Make one attempt that ends at once."""
     assert it.may_begin(now)
-    ticket = it.begin()
+    ticket = it.begin(now)
     verdict = None
     if failed is None:
         it.succeeded(ticket, now, waiting=waiting)
@@ -86,7 +86,7 @@ def test_distinct_keys_of_one_cause_open_it_and_what_was_spent_is_given_back() -
 
 def test_what_was_running_when_it_opened_uses_up_nothing_and_says_nothing_new() -> None:
     it = circuit()
-    before = [it.begin() for _ in range(4)]
+    before = [it.begin(0.0) for _ in range(4)]
     for key in range(KEYS):
         attempt(it, 0.0, failure(key, 0.0))
     assert all(it.is_overtaken(ticket) for ticket in before)
@@ -178,8 +178,8 @@ def test_probes_go_singly_with_pauses_that_grow_to_a_bound(probes: int) -> None:
         assert not it.may_begin(now + pause * 0.99)
         now += pause
         assert it.may_begin(now)
-        ticket = it.begin()
-        assert not it.may_begin(now + 1000), "one at a time"
+        ticket = it.begin(now)
+        assert not it.may_begin(now + PACE.slow * 0.99), "one at a time"
         assert it.failed(ticket, failure(number, now, ends=True), now) is Verdict.FREE
         it.leave(ticket)
         pause = min(2 * pause, PACE.longest_pause)
@@ -197,9 +197,19 @@ def test_a_probe_that_no_attempt_cures_ends_and_after_long_all_of_them_count() -
 
 def test_a_probe_that_says_nothing_makes_room_for_the_next() -> None:
     it = opened()
-    ticket = it.begin()
+    ticket = it.begin(1.0)
     it.leave(ticket)
     assert it.may_begin(1.0)
+
+
+def test_a_probe_that_hangs_does_not_keep_all_others_waiting_for_ever() -> None:
+    it = opened()
+    it.begin(1.0)
+    assert not it.may_begin(1.0 + PACE.slow * 0.99)
+    second = it.begin(1.0 + PACE.slow)
+    assert not it.may_begin(2.0 + PACE.slow), "one more, not all"
+    it.succeeded(second, 2.0 + PACE.slow, waiting=True)
+    assert it.state is CircuitState.RAMPING
 
 
 # ── the ramp ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,7 +218,7 @@ def test_a_probe_that_says_nothing_makes_room_for_the_next() -> None:
 def running_at_once(it: Circuit, now: float) -> list[Ticket]:
     tickets: list[Ticket] = []
     while it.may_begin(now) and len(tickets) <= CONCURRENCY:
-        tickets.append(it.begin())
+        tickets.append(it.begin(now))
     return tickets
 
 
@@ -234,6 +244,15 @@ def test_where_nothing_waits_the_ramp_is_over_sooner() -> None:
         attempt(it, now, waiting=False)
         states.append(it.state)
     assert states == [CircuitState.RAMPING, CircuitState.CLOSED]
+
+
+def test_a_ramp_that_nothing_goes_on_is_over_after_a_while() -> None:
+    it = opened()
+    attempt(it, 1.0, waiting=False)
+    it.calmed(PACE.slow)
+    assert it.state is CircuitState.RAMPING
+    it.calmed(1.0 + PACE.slow)
+    assert it.state.value == "closed"
 
 
 def test_a_ramp_that_finds_only_failures_is_closed_again_and_its_attempts_count() -> None:
@@ -287,7 +306,7 @@ class CircuitMachine(RuleBasedStateMachine):
         super().__init__()
         self.circuit = circuit()
         self.now = 0.0
-        self.running: list[tuple[Ticket, CircuitState]] = []
+        self.running: list[tuple[Ticket, float]] = []
         self.failed_in_a_row: set[int] = set()
 
     @rule(seconds=st.floats(0, 20))
@@ -297,7 +316,7 @@ class CircuitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.circuit.may_begin(self.now) and len(self.running) < CONCURRENCY)
     @rule()
     def begin(self) -> None:
-        self.running.append((self.circuit.begin(), self.circuit.state))
+        self.running.append((self.circuit.begin(self.now), self.now))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), key=st.integers(0, 6), ends=st.booleans(), curable=st.booleans())
@@ -343,14 +362,15 @@ class CircuitMachine(RuleBasedStateMachine):
         assert self.circuit.state is before
 
     @invariant()
-    def while_open_one_runs_at_most(self) -> None:
+    def while_open_one_begins_at_most(self) -> None:
         if self.circuit.state is CircuitState.OPEN:
-            assert sum(not self.circuit.is_overtaken(ticket) for ticket, _ in self.running) <= 1
+            running = [begun for ticket, begun in self.running if not self.circuit.is_overtaken(ticket)]
+            assert sum(self.now - begun < PACE.slow for begun in running) <= 1
 
     @invariant()
     def something_may_begin_some_time(self) -> None:
-        if not any(not self.circuit.is_overtaken(ticket) for ticket, _ in self.running):
-            assert self.circuit.may_begin(self.now + PACE.longest_pause)
+        idle = not any(not self.circuit.is_overtaken(ticket) for ticket, _ in self.running)
+        assert self.circuit.may_begin(self.now + (PACE.longest_pause if idle else PACE.slow + 1.0))
 
 
 TestCircuit = CircuitMachine.TestCase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_what_is_in_dispute(own: list[Partition], seen: Member, found: list[Part
 
 
 async def looks(
-    monkeypatch: pytest.MonkeyPatch, seen: list[tuple[list[Partition], Member | Exception | None]]
+    monkeypatch: pytest.MonkeyPatch, seen: Sequence[tuple[list[Partition], Member | Exception | None]]
 ) -> list[set[Partition]]:
     """Look as often as there is something to see; give what it was to join anew with."""
     joined: list[set[Partition]] = []
@@ -59,7 +59,7 @@ async def looks(
             raise answers[0]
         return answers[0]
 
-    monkeypatch.setattr(agreement.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     watching = asyncio.create_task(watch(lambda: own, ask, lambda has: joined.append(set(has))))
     await over.wait()
     watching.cancel()
@@ -71,7 +71,30 @@ OUT_OF_STEP = ([A, B], member([A, B], [A]))
 
 async def test_a_dispute_that_lasts_has_it_join_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await looks(monkeypatch, [OUT_OF_STEP] * 3) == [{A, B}]
-    assert await looks(monkeypatch, [OUT_OF_STEP] * 6) == [{A, B}] * 2, "once was not enough"
+
+
+async def test_what_joining_anew_does_not_mend_is_tried_more_and_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await looks(monkeypatch, [OUT_OF_STEP] * 11) == [{A, B}] * 2, "once was not enough"
+    assert await looks(monkeypatch, [OUT_OF_STEP] * 23) == [{A, B}] * 3
+    joining: tuple[list[Partition], None] = ([], None)
+    again = [*[OUT_OF_STEP] * 6, joining, *[OUT_OF_STEP] * 5]
+    assert len(await looks(monkeypatch, again)) == 2, "while it joins there is nothing to agree about"
+    mended = ([A], member([A], [A]))
+    assert len(await looks(monkeypatch, [*[OUT_OF_STEP] * 6, mended, *[OUT_OF_STEP] * 3])) == 3
+
+
+async def test_a_watch_that_fails_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(agreement, "LOOK_SECONDS", 0.0)
+
+    async def ask() -> Member | None:
+        raise KeyError("group")
+
+    await asyncio.wait_for(watch(lambda: [A], ask, lambda _: None), 10)
+    assert "can't be watched any more" in caplog.text
 
 
 async def test_a_rebalance_on_its_way_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from broker_mesh.assignment import Assignment
+from broker_mesh.circuit import CircuitState
 from broker_mesh.kafka.positions import NOTHING_COMMITTED, Position
 from broker_mesh.message import Message, Record, received
 from broker_mesh.progress import Alone, Attempts, Progress
@@ -48,6 +49,16 @@ async def test_nothing_is_committed_of_a_partition_without_records() -> None:
         assert assignment.commit_due(100.0) is None
 
 
+async def test_what_people_were_told_is_taken_back_where_nothing_comes_to_be_handled() -> None:
+    found = Progress(attempts={11: Attempts(2, 7)}, deaths=1, in_flight=3, parked=4, circuit="open")
+    assignment = take_over(10, found)
+    assignment.describe(0, CircuitState.CLOSED)
+    assert said(assignment.commit_due(0.0)) == Progress(attempts={11: Attempts(2, 7)}, deaths=1)
+    again = take_over(10, Progress(circuit="open"))
+    again.describe(0, CircuitState.OPEN)
+    assert again.commit_due(0.0) is None
+
+
 async def test_it_commits_when_something_has_changed_and_else_not() -> None:
     assignment = take_over(10)
     for offset in (10, 11, 12):
@@ -79,7 +90,7 @@ async def test_it_says_that_it_is_at_work_until_a_second_after_the_last_turn() -
 async def test_a_commit_that_is_awaited_names_what_runs_alone_and_resolves_with_its_acknowledgement() -> None:
     assignment = take_over(10, Progress(deaths=1, running=True))
     assignment.take(record(10))
-    assignment.alone.append(Alone(10, 1))
+    assignment.alone = Alone(10, 1)
     position, acknowledged = assignment.commit_now(0.0)
     assert said(position)[2:5] == (2, True, Alone(10, 1))
     assignment.acknowledged(Position(1, 10, "older"))
@@ -91,7 +102,7 @@ async def test_a_commit_that_is_awaited_names_what_runs_alone_and_resolves_with_
 async def test_given_up_in_order_it_is_not_at_work_and_nothing_runs_alone() -> None:
     assignment = take_over(10, Progress(deaths=1, running=True))
     assignment.take(record(10))
-    assignment.alone.append(Alone(10, 1))
+    assignment.alone = Alone(10, 1)
     assignment.commit_now(0.0)
     assert said(assignment.commit_last())[2:5] == (2, False, None)
     assert take_over(NOTHING_COMMITTED).commit_last() is None
@@ -101,8 +112,8 @@ async def test_attempts_go_on_where_the_owner_before_stopped() -> None:
     found = Progress(attempts={10: Attempts(2, 7)}, deaths=2, running=True, alone=Alone(11, 1))
     assignment = take_over(10, found)
     failing, guilty, other = (assignment.continued(message(offset)) for offset in (10, 11, 12))
-    assert (failing.envelope.attempt, failing.envelope.first_failure, failing.died) == (3, 7, False)
-    assert (guilty.envelope.attempt, guilty.died) == (2, True)
+    assert (failing.envelope.attempt, failing.envelope.first_failure, failing.died) == (3, 7, 0)
+    assert (guilty.envelope.attempt, guilty.died) == (2, 1)
     assert other == message(12)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import pytest
 
 from broker_mesh.assignment import Assignment
 from broker_mesh.entry import Entry
-from broker_mesh.kafka.positions import NOTHING_COMMITTED, Partition, Position, Positions
+from broker_mesh.kafka.positions import NOTHING_COMMITTED, Partition, Position
 from broker_mesh.message import Record, received
 from broker_mesh.progress import Alone, Progress
-from broker_mesh.turn import HandedBack
+from broker_mesh.turn import HandedBack, Turn
 
 TOPIC = "fleet.v1.retire"
 
@@ -23,15 +26,22 @@ def record(offset: int) -> Record:
 class Desk:
     """An entry with one partition, and a Kafka that acknowledges when it is told to."""
 
-    def __init__(self, start: int = NOTHING_COMMITTED, found: Progress | None = None) -> None:
+    def __init__(
+        self, start: int = NOTHING_COMMITTED, found: Progress | None = None, beside: Desk | None = None
+    ) -> None:
         text = "" if found is None else found.write(start)
-        self.assignment = Assignment((TOPIC, 0), Position(1, start, text), window=2)
-        self.asked: list[dict[Partition, Position]] = []
+        self.partition = (TOPIC, 0 if beside is None else 1)
+        self.assignment = Assignment(self.partition, Position(1, start, text), window=2)
+        self.asked: list[dict[Partition, Position]] = [] if beside is None else beside.asked
         self.let_in: list[int] = []
-        self.entry = Entry(
-            lambda positions: self.asked.append(dict(positions)),
-            lambda _, record: self.let_in.append(record.offset),
-            self._broken,
+        self.entry = (
+            beside.entry
+            if beside is not None
+            else Entry(
+                lambda positions: self.asked.append(dict(positions)),
+                lambda _, record: self.let_in.append(record.offset),
+                self._broken,
+            )
         )
 
     def put(self, *offsets: int) -> None:
@@ -41,12 +51,13 @@ class Desk:
 
     @property
     def said(self) -> list[tuple[int, Progress]]:
-        positions = [position for asked in self.asked for position in asked.values()]
+        positions = [asked[self.partition] for asked in self.asked if self.partition in asked]
         return [(each.offset, Progress.read(each.metadata, each.offset)) for each in positions]
 
     def acknowledge(self) -> None:
-        acknowledged: Positions = self.asked[-1]
-        self.assignment.acknowledged(acknowledged[TOPIC, 0])
+        acknowledged = [asked[self.partition] for asked in self.asked if self.partition in asked]
+        if acknowledged:
+            self.assignment.acknowledged(acknowledged[-1])
 
     def _broken(self, doing: str, bug: Exception) -> None:
         raise AssertionError(doing) from bug
@@ -89,9 +100,38 @@ async def test_what_is_given_up_before_the_acknowledgement_is_never_let_in() -> 
     assert not Progress.read(last.metadata, 7).running
 
 
+@asynccontextmanager
+async def attempt(desk: Desk, offset: int) -> AsyncIterator[Turn]:
+    """An attempt as lanes make it."""
+    assignment = desk.assignment
+    with desk.entry.singly(assignment, received(record(offset), TOPIC)) as single:
+        async with Turn(single or asyncio.Semaphore(), assignment.draining) as turn:
+            turn.begin()
+            yield turn
+
+
+Acknowledging: TypeAlias = Callable[..., None]
+
+
+@pytest.fixture
+async def acknowledging() -> AsyncIterator[Acknowledging]:
+    """Has a Kafka acknowledge all that it is asked."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def acknowledge(desks: tuple[Desk, ...]) -> None:
+        while True:
+            await asyncio.sleep(0)
+            for desk in desks:
+                desk.acknowledge()
+
+    yield lambda *desks: tasks.append(asyncio.create_task(acknowledge(desks)))
+    for task in tasks:
+        task.cancel()
+
+
 async def test_without_suspicion_a_record_waits_for_no_commit() -> None:
     desk = Desk(5, Progress(running=True))
-    async with desk.entry.marked(desk.assignment, received(record(5), TOPIC)):
+    async with attempt(desk, 5):
         pass
     assert desk.asked == []
 
@@ -102,7 +142,7 @@ async def test_under_suspicion_each_waits_for_a_commit_that_names_it_and_is_acqu
     begun = asyncio.Event()
 
     async def run() -> None:
-        async with desk.entry.marked(desk.assignment, received(record(5), TOPIC)):
+        async with attempt(desk, 5):
             begun.set()
 
     running = asyncio.create_task(run())
@@ -116,28 +156,76 @@ async def test_under_suspicion_each_waits_for_a_commit_that_names_it_and_is_acqu
     assert desk.said[-1][1].deaths == 2
 
 
-async def test_what_runs_alone_is_named_again_after_what_it_waited_for() -> None:
+async def test_one_runs_at_a_time_also_of_several_partitions(acknowledging: Acknowledging) -> None:
+    one = Desk(5, Progress(deaths=1, running=True))
+    other = Desk(5, Progress(deaths=1, running=True), beside=one)
+    acknowledging(one, other)
+
+    async def run() -> None:
+        async with attempt(other, 5):
+            pass
+
+    async with attempt(one, 5):
+        waiting = asyncio.create_task(run())
+        await settle_down()
+        assert other.said == []
+    await waiting
+    assert [progress.alone for _, progress in other.said] == [Alone(5, 1), None]
+
+
+async def test_what_runs_alone_is_named_again_after_what_it_waited_for(acknowledging: Acknowledging) -> None:
     """A handler that asks its own service: two are under way, and the one that goes on may end the process."""
     desk = Desk(5, Progress(deaths=1, running=True))
     desk.put(5, 6)
-
-    async def acknowledge() -> None:
-        while True:
-            await asyncio.sleep(0)
-            if desk.asked:
-                desk.acknowledge()
-
-    acknowledging = asyncio.create_task(acknowledge())
-    async with desk.entry.marked(desk.assignment, received(record(5), TOPIC)):
-        async with desk.entry.marked(desk.assignment, received(record(6), TOPIC)):
+    acknowledging(desk)
+    async with attempt(desk, 5) as outer:
+        async with outer.waiting(), attempt(desk, 6):
             assert desk.said[-1][1].alone == Alone(6, 1)
         assert desk.said[-1][1].alone == Alone(5, 1)
-    acknowledging.cancel()
+    assert desk.said[-1][1].alone is None
+
+
+async def test_what_waits_for_somebody_else_is_not_blamed_for_what_runs_meanwhile(
+    acknowledging: Acknowledging,
+) -> None:
+    """Also of another partition: what calls other services would be found guilty with each that ends the process."""
+    one = Desk(5, Progress(deaths=1, running=True))
+    other = Desk(5, Progress(deaths=1, running=True), beside=one)
+    one.put(5)
+    other.put(5)
+    acknowledging(one, other)
+    async with attempt(one, 5) as turn:
+        async with turn.waiting():
+            await settle_down()
+            assert one.said[-1][1].alone == Alone(5, 1), "nothing else runs: an end is its own"
+            async with attempt(other, 5):
+                assert one.said[-1][1].alone is None
+                assert other.said[-1][1].alone == Alone(5, 1)
+        assert other.said[-1][1].alone is None
+        assert one.said[-1][1].alone == Alone(5, 1), "it goes on, and may end the process"
 
 
 async def test_a_record_under_suspicion_whose_partition_is_given_up_is_handed_back() -> None:
     desk = Desk(5, Progress(deaths=1, running=True))
     desk.assignment.draining.set()
     with pytest.raises(HandedBack):
-        async with desk.entry.marked(desk.assignment, received(record(5), TOPIC)):
+        async with attempt(desk, 5):
             raise AssertionError("it has begun")
+    assert desk.asked == []
+    assert not desk.entry.single.locked()
+
+
+async def test_what_is_given_up_while_it_waits_for_its_commit_leaves_the_place_to_others() -> None:
+    desk = Desk(5, Progress(deaths=1, running=True))
+    desk.put(5)
+
+    async def run() -> None:
+        with pytest.raises(HandedBack):
+            async with attempt(desk, 5):
+                raise AssertionError("it has begun")
+
+    running = asyncio.create_task(run())
+    await settle_down()
+    desk.assignment.draining.set()
+    await running
+    assert not desk.entry.single.locked()

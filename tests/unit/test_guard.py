@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -279,6 +281,35 @@ async def test_work_that_expires_while_it_waits_is_let_through_to_be_answered() 
         assert late.ticket is None
         assert admitted.envelope.deadline is not None
         assert admitted.envelope.deadline <= now_ms()
+
+
+async def test_what_waits_for_one_that_waits_for_leave_itself_does_not_stop_the_operation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    await bench.open()
+    async with asyncio.timeout(PATIENCE), bench.guard.admitted(bench.passage(), message(1)):
+        # A repeat: its probe waits for this one to be over.
+        first = asyncio.create_task(bench.attempt(message(2, "b"), done))
+        await asyncio.sleep(0.1)
+        bench.guard.tend()
+        assert bench.began[3:] == []
+        clock = time.monotonic
+        monkeypatch.setattr("broker_mesh.guard.time", SimpleNamespace(monotonic=lambda: clock() + 30))
+        bench.guard.tend()
+        assert await first == done()
+
+
+async def test_a_ramp_with_nothing_to_do_is_over_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    await bench.open()
+    await asyncio.wait_for(bench.attempt(message(1), done), PATIENCE)
+    bench.guard.tend()
+    assert bench.turns[-1] == (CircuitState.RAMPING, None)
+    clock = time.monotonic
+    monkeypatch.setattr("broker_mesh.guard.time", SimpleNamespace(monotonic=lambda: clock() + 30))
+    bench.guard.tend()
+    assert bench.turns[-1] == (CircuitState.CLOSED, None)
 
 
 async def test_a_cancelled_wait_costs_nobody_his_turn() -> None:

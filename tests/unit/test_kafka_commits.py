@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -203,3 +204,15 @@ def test_where_brokers_take_less_beside_an_offset_it_is_committed_without(
     group.commits.put({A: Position(1, 6, "short")})
     group.send()
     assert group.metadata[-1] == {A: "short"}
+
+
+def test_a_commit_that_was_taken_of_one_partition_shows_that_the_member_is_known(group: Group) -> None:
+    """Or one topic that is gone, or forbidden, would keep a doubt about all others for ever."""
+    group.commits.put({A: Position(1, 10), B: Position(2, 20)})
+    group.send()
+    error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    gone = SimpleNamespace(topic=A[0], partition=A[1], offset=10, metadata="", error=error)
+    group.commits.answered(None, [cast(TopicPartition, gone), place(B, 20)])
+    assert group.taken == 1
+    assert not group.commits.unheard
+    assert group.send(all_failed=True) == {A: 10}

@@ -172,3 +172,16 @@ async def test_a_thread_that_has_ended_is_not_waited_for(group: Group) -> None:
     group.membership.end()
     await asyncio.wait_for(waiting, 10)
     assert await is_certain(group)
+
+
+async def test_who_was_late_by_a_hair_for_the_loop_alone_does_not_wait_for_ever(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread read its clock in time, and showed so after the loop had looked: it raises no doubt to be answered."""
+    monkeypatch.setattr(module, "STILL_SECONDS", 0.01)
+    group.now += 0.02
+    waiting = asyncio.create_task(group.membership.certain())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    group.membership._beat = group.now
+    await asyncio.wait_for(waiting, 10)

@@ -12,7 +12,7 @@ from broker_mesh.progress import MAX_LENGTH, RESTS_ABOVE, Alone, Attempts, Progr
 FULL = Progress(
     done=((105, 200), (202, 203), (10_000, 2_000_000)),
     attempts={
-        100: Attempts(3, 1_700_000_000_000, died=True),
+        100: Attempts(3, 1_700_000_000_000, died=2),
         103: Attempts(1, 1_700_000_000_500),
         201: Attempts(2),
     },
@@ -29,7 +29,7 @@ def test_the_text_is_pinned() -> None:
     """Processes of two versions own the same partitions during a deployment."""
     assert (
         FULL.write(100)
-        == "progress1.z6DSiD.100.r.kC.sAE.fw-B.pH.chalf-open.tAHgg018v-iDDCofiDEn_018v-iD.dF_CCBlyJwr38B"
+        == "progress1.rRVSJB.100.r.kC.sAE.fw-B.pH.chalf-open.tAOgg018v-iDDEofiDIn_018v-iD.dF_CCBlyJwr38B"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, cast
 
 import pytest
@@ -36,6 +36,7 @@ class Kafka:
         self.away = False
         self.wanted: list[Wanted] = []
         self.looks = 0
+        self.on_committed: Callable[[], object] = lambda: None
 
     @property
     def survey(self) -> Survey:
@@ -51,6 +52,7 @@ class Kafka:
         return {key: Bounds(0, self.found.end) for key in partitions}
 
     async def committed(self) -> Mapping[Partition, int]:
+        self.on_committed()
         return self.reached
 
     def read(
@@ -194,6 +196,45 @@ async def test_beside_retries_in_other_numbers_a_partition_waits_until_they_are_
     scene.sidings.close()
 
 
+async def test_a_partition_that_goes_while_its_retries_are_asked_for_is_left_alone() -> None:
+    scene = Scene()
+    scene.kafka.partitions = {MAIN[0]: 1, RETRY[0]: 2}
+    scene.kafka.found = Found({}, set(), 5)
+    scene.kafka.reached = {RETRY: 5}
+    scene.kafka.on_committed = lambda: scene.revoke(MAIN)
+    scene.assign(RETRY)
+    scene.assign(MAIN)
+    await scene.opened()
+    looking = scene.sidings._looking
+    assert looking is not None
+    await asyncio.wait_for(looking, PATIENCE)
+    scene.sidings.close()
+
+
+async def test_retries_that_came_anew_are_looked_up_though_another_question_fails() -> None:
+    scene = Scene()
+    scene.kafka.found = Found({b"k": 7}, set(), 8)
+    scene.assign(RETRY)
+    main = scene.assign(MAIN)
+    await scene.opened()
+    scene.revoke(RETRY)
+    scene.kafka.found = Found({}, set(), 8)
+    failures = [Unavailable("no broker answers")]
+
+    def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    scene.kafka.on_committed = fail_once
+    scene.kafka.partitions = {MAIN[0]: 2, RETRY[0]: 3}
+    scene.assign((MAIN[0], 1))
+    scene.assign(RETRY)
+    async with asyncio.timeout(PATIENCE):
+        while failures or scene.sidings.is_parked(message(main, 4)):
+            await asyncio.sleep(0.01)
+    scene.sidings.close()
+
+
 async def test_retries_that_never_come_are_told_of(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +325,9 @@ async def test_what_comes_from_the_retry_topic_is_no_successor_of_itself() -> No
     await scene.opened()
     assert not scene.sidings.is_parked(message(retry, 1))
     assert not scene.sidings.parks(message(retry, 1), now_ms() + 3_600_000), "in line it stays where it is"
+    assert scene.sidings.parks(message(retry, 1, None), now_ms()), (
+        "it may be moved: its attempts go with its copy"
+    )
     scene.sidings.close()
 
 

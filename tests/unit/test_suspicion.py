@@ -42,12 +42,17 @@ def test_an_orderly_end_in_between_does_not_acquit() -> None:
 
 def test_what_ran_alone_when_its_owner_ended_has_used_up_that_attempt() -> None:
     found = Progress(attempts={9: Attempts(1, 5)}, deaths=2, running=True, alone=Alone(7, 3))
-    assert attempts_found(found, NOW) == {7: Attempts(3, NOW, died=True), 9: Attempts(1, 5)}
+    assert attempts_found(found, NOW) == {7: Attempts(3, NOW, died=1), 9: Attempts(1, 5)}
 
 
 def test_its_first_failure_stays_what_it_was() -> None:
     found = Progress(attempts={7: Attempts(2, 5)}, deaths=2, running=True, alone=Alone(7, 3))
-    assert attempts_found(found, NOW) == {7: Attempts(3, 5, died=True)}
+    assert attempts_found(found, NOW) == {7: Attempts(3, 5, died=1)}
+
+
+def test_each_end_of_its_process_is_counted() -> None:
+    found = Progress(attempts={7: Attempts(3, 5, died=1)}, deaths=3, running=True, alone=Alone(7, 4))
+    assert attempts_found(found, NOW) == {7: Attempts(4, 5, died=2)}
 
 
 def test_what_ran_alone_at_an_orderly_end_is_not_blamed() -> None:

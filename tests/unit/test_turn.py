@@ -81,3 +81,34 @@ async def test_nothing_begins_once_its_partition_is_being_given_up() -> None:
         with pytest.raises(HandedBack):
             turn.begin()
     assert not issubclass(HandedBack, Exception)  # no layer may take it for a failure of the message
+
+
+async def test_two_waits_that_end_while_the_last_place_is_taken_take_it_back_once() -> None:
+    """The second one would queue for a place that its own handler holds, for ever."""
+    places = asyncio.Semaphore(1)
+
+    async def wait_a_moment() -> None:
+        async with turn.waiting():
+            await asyncio.sleep(0)
+
+    async def overlapping() -> None:
+        async with Turn(places):
+            ended = asyncio.Event()
+
+            async def first() -> None:
+                async with turn.waiting():
+                    await places.acquire()  # somebody else
+                ended.set()
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(first())
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                group.create_task(wait_a_moment())
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert not ended.is_set()
+                places.release()
+
+    await asyncio.wait_for(overlapping(), 10)
+    assert not places.locked()
