@@ -10,7 +10,7 @@ SEED ?= 1
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test flights backlog chaos check format bench clean
+.PHONY: help venv demo test proofs flights backlog chaos check format bench clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,9 +36,12 @@ demo: $(READY)  ## Real services on a real Kafka with real flights; one is kille
 
 test: $(READY)  ## All tests, on real Kafkas that are started for them
 	@# By file and in order: tests of a file share what it sets up, and the long ones, e2e and kafka, begin first.
-	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --max-worker-restart 0 \
+	$(BIN)/python -m pytest -m "not alone and not long" --numprocesses $(WORKERS) --max-worker-restart 0 \
 		--dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "alone and not long"
+
+proofs: $(READY)  ## The tests that take long beside the others: every proof in full, ten minutes
+	$(BIN)/python -m pytest -m long
 
 flights: $(READY)  ## All 336,776 flights of 2013 through wrapped clients, of which some are killed: minutes
 	FLIGHTS=336776 $(BIN)/python -m pytest tests/e2e/test_flights.py

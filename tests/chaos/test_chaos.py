@@ -60,6 +60,7 @@ def test_a_minute_under_fire_loses_nothing_and_keeps_the_order(tmp_path: Path) -
     assert processes_over(folder) == []
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "chaos"
     run = chaos(folder, "--seed", "1", "--seconds", "20", "--requests", "100")

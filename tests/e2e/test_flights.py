@@ -1,6 +1,6 @@
 """Flights of 2013 through a wrapped producer and wrapped consumers that are killed: none lost, order, traces.
 
-`make flights` takes all of them, `make test` the first 40,000.
+`make flights` takes all of them, `make test` the first 30,000.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.journals import (
 from tests.support.otlp import CollectedSpan, CollectorStub
 from tests.support.processes import Processes, wait_for_line
 
-FLIGHTS = int(os.environ.get("FLIGHTS", "40000"))
+FLIGHTS = int(os.environ.get("FLIGHTS", "30000"))
 PARTITIONS = 6
 KILLS = 4
 SAMPLED = 0.004

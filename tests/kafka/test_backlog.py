@@ -34,6 +34,7 @@ LOOK_AGAIN_SECONDS = 0.2
     not Path("/proc/self/status").exists(), reason="peaks of memory are read as Linux tells them"
 )
 @pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.long
 async def test_a_backlog_of_small_requests_is_drained_within_bounded_memory(
     kafka: EmbeddedKafka, processes: Processes
 ) -> None:

@@ -221,6 +221,7 @@ print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "KiB, exit cod
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.long
 async def test_a_hundred_thousand_dead_letters_need_little_memory_and_show_progress(
     kafka: EmbeddedKafka, terminal: Terminal, tmp_path: Path
 ) -> None:

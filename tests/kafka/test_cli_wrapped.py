@@ -38,7 +38,9 @@ def send_plain(servers: str, topic: str, orders: list[dict[str, Any]], **conf: s
     assert producer.flush(30) == 0
 
 
-@pytest.mark.parametrize("name", ["legacy_orders", "Legacy.orders.v1", "a.from.b-2"])
+@pytest.mark.parametrize(
+    "name", ["legacy_orders", pytest.param("Legacy.orders.v1", marks=pytest.mark.long), "a.from.b-2"]
+)
 async def test_what_fails_in_a_wrapped_consumer_is_found_told_and_put_back(
     kafka: EmbeddedKafka, dead_letters: DeadLetters, name: str
 ) -> None:

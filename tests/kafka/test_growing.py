@@ -111,6 +111,7 @@ class Sent:
         return set(self.places)
 
 
+@pytest.mark.long
 async def test_a_barrier_stands_behind_records_not_behind_markers_of_transactions(
     kafka: EmbeddedKafka,
 ) -> None:
@@ -182,6 +183,7 @@ def is_stuck(step: Step) -> bool:
     return (step.key, step.number) == (SOME_KEYS[0], 0)
 
 
+@pytest.mark.long
 async def test_each_group_of_an_event_waits_for_itself_also_one_that_comes_later(
     kafka: EmbeddedKafka, mesh: Commands
 ) -> None:
@@ -221,6 +223,7 @@ async def test_each_group_of_an_event_waits_for_itself_also_one_that_comes_later
         assert {row["group"] for row in again["groups"] if row["passed"]} == {quick, slow, late}
 
 
+@pytest.mark.long
 async def test_a_key_that_waits_in_the_retry_topic_is_waited_for(
     kafka: EmbeddedKafka, mesh: Commands
 ) -> None:
@@ -249,6 +252,7 @@ async def test_a_key_that_waits_in_the_retry_topic_is_waited_for(
     check_order(gate.handled)
 
 
+@pytest.mark.long
 async def test_partitions_that_others_add_begin_at_once_and_break_the_order_which_the_check_sees(
     kafka: EmbeddedKafka, mesh: Commands
 ) -> None:

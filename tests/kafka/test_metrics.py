@@ -91,6 +91,8 @@ async def test_figures_and_access_log_equal_the_facts(
                     and list(figures(metrics, instruments.LAG).values())
                     == [0] * 12  # retries have partitions too
                     and sum(figures(metrics, instruments.CONSUMED).values()) == len(asked)
+                    and figures(metrics, instruments.PARTITIONS)[ask.name, "running"]
+                    == 6  # looked at once a second
                 ),
                 lambda: (figures(metrics, instruments.OUTCOMES), figures(metrics, instruments.LAG)),
             )

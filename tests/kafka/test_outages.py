@@ -205,6 +205,7 @@ async def test_a_bad_key_among_good_ones_has_its_attempts_and_no_more(
     assert figures(mesh, "mesh.circuit.openings") == {}
 
 
+@pytest.mark.long
 async def test_bad_keys_alone_open_it_a_good_one_has_its_turn_and_the_bad_ones_end(
     kafka: EmbeddedKafka, caller: Mesh, dead_letters: DeadLetters
 ) -> None:
@@ -288,6 +289,7 @@ async def test_what_waits_in_an_outage_goes_on_elsewhere_when_its_instance_stops
     assert dead_letters.all(works.name) == []
 
 
+@pytest.mark.long
 async def test_a_process_killed_in_an_outage_loses_nothing(
     kafka: EmbeddedKafka,
     caller: Mesh,

@@ -121,6 +121,7 @@ def place_of(message: Message) -> Place:
     return Place(message.record.topic, message.record.partition, message.record.offset)
 
 
+@pytest.mark.long
 async def test_a_window_that_fills_with_one_key_parks_it_and_others_go_on(
     scene: Scene, caller: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +275,7 @@ async def test_a_crash_while_a_key_is_parked_forks_nothing_and_keeps_its_order(
     assert Counter(scene.done.read_text().splitlines()).most_common(1)[0][1] == 1, "nothing ran twice"
 
 
+@pytest.mark.long
 async def test_keys_stay_parked_while_their_partitions_move_from_one_to_another(
     scene: Scene, caller: Mesh, topics: Topics, processes: Processes
 ) -> None:
@@ -344,6 +346,7 @@ async def test_what_retention_has_taken_of_the_retry_topic_parks_nothing(
 
 
 @pytest.mark.alone
+@pytest.mark.long
 async def test_keys_that_fail_for_a_while_slow_no_other_key_down_and_all_keep_their_order(
     kafka: EmbeddedKafka, caller: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ class Worked(BaseModel):
     attempt: int
 
 
+@pytest.mark.long
 async def test_a_handler_that_takes_twelve_times_the_poll_interval_never_leaves_its_group(
     kafka: EmbeddedKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
