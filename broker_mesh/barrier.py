@@ -3,7 +3,7 @@
 On the way of a message: before it, where a partition has just been assigned. More partitions move keys: what was sent
 with a key before the growth stands in an old partition, what is sent after it in a new one. Order by key holds when a
 group begins with a new partition only after it has handled what came before. Pure: `kafka/growth.py` keeps the records
-of growths, `kafka/passage.py` asks how far a group is, and `newcomers.py` holds partitions meanwhile.
+of growths, `kafka/crossing.py` asks how far a group is, and `newcomers.py` holds partitions meanwhile.
 """
 
 from __future__ import annotations

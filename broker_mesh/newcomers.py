@@ -18,7 +18,8 @@ from broker_mesh.assignment import Assignment
 from broker_mesh.barrier import Growth, growth_of
 from broker_mesh.errors import MeshError
 from broker_mesh.kafka.admin import Admin
-from broker_mesh.kafka.passage import Passage, Ways
+from broker_mesh.kafka.crossing import Crossing, Ways
+from broker_mesh.kafka.groups import Groups
 from broker_mesh.kafka.positions import NOTHING_COMMITTED, Partition, Position
 from broker_mesh.message import Record
 from broker_mesh.seldom import Seldom
@@ -31,7 +32,7 @@ _TELL_AGAIN_SECONDS = 600.0
 
 
 class Way(Protocol):
-    """A group's way past one growth; `kafka/passage.py` has the real one."""
+    """A group's way past one growth; `kafka/crossing.py` has the real one."""
 
     @property
     def growth(self) -> Growth:
@@ -54,19 +55,26 @@ class Survey(NamedTuple):
 
 
 def survey(
-    settings: Settings, *, client_id: str, group: str, admin: Admin, retry_topics: Mapping[str, str]
+    settings: Settings,
+    *,
+    client_id: str,
+    group: str,
+    admin: Admin,
+    groups: Groups,
+    retry_topics: Mapping[str, str],
 ) -> Survey:
-    """Make what asks Kafka on behalf of a service; with clients of its own, made when there is something to ask.
+    """Make what asks Kafka on behalf of a service.
 
     Args:
         settings: with `bootstrap_servers` set.
         client_id: how brokers name this client.
         group: the service's.
         admin: describes topics.
+        groups: asks about partitions and groups.
         retry_topics: by operation or event, where its records wait for another attempt.
     """
-    ways = Ways(settings, client_id, admin)
-    return Survey(ways.growths, lambda growth: Passage(growth, group, retry_topics[growth.topic], ways))
+    ways = Ways(settings, client_id, admin, groups)
+    return Survey(ways.growths, lambda growth: Crossing(growth, group, retry_topics[growth.topic], ways))
 
 
 class Newcomers:

@@ -68,7 +68,7 @@ class Survey(NamedTuple):
     read: Callable[[Sequence[Wanted], Mapping[Partition, Bounds], threading.Event], dict[Partition, Found]]
 
 
-def survey(settings: Settings, *, client_id: str, group: str, admin: Admin) -> Survey:
+def survey(settings: Settings, *, client_id: str, group: str, admin: Admin, groups: Groups) -> Survey:
     """Make what asks Kafka on behalf of a service.
 
     Args:
@@ -76,24 +76,17 @@ def survey(settings: Settings, *, client_id: str, group: str, admin: Admin) -> S
         client_id: how brokers name this client.
         group: the service's.
         admin: describes topics.
+        groups: asks about partitions and groups.
     """
-    groups: Groups | None = (
-        None  # a client of its own, made when partitions are taken over for the first time
-    )
-
-    def asked() -> Groups:
-        nonlocal groups
-        groups = groups or Groups(settings, client_id)
-        return groups
 
     async def counts(names: Collection[str]) -> Mapping[str, int]:
         return {name: info.partitions for name, info in (await admin.describe(sorted(names))).items()}
 
     async def bounds(partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
-        return await asked().bounds(partitions)
+        return await groups.bounds(partitions)
 
     async def committed() -> Mapping[Partition, int]:
-        return await asked().committed(group)
+        return await groups.committed(group)
 
     def read(
         wanted: Sequence[Wanted], within: Mapping[Partition, Bounds], stop: threading.Event

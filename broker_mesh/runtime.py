@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import cached_property
 from typing import Any, TypeVar
 
 from broker_mesh import naming, outbound
@@ -26,6 +27,7 @@ from broker_mesh.control.live import LivePolicy
 from broker_mesh.errors import MeshError, NotFound, PermissionDenied, Unavailable
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.admin import Admin
+from broker_mesh.kafka.groups import Groups
 from broker_mesh.kafka.producer import Producer
 from broker_mesh.kafka.topics import Replication
 from broker_mesh.layer import Layer, Step
@@ -42,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
 _OUTAGE_PAUSE_SECONDS = 0.2
-_ASSIGNMENT_SECONDS = 2.0
-_ASK_GROUP_SECONDS = 0.5
-_ENTERING_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -85,7 +84,6 @@ class Runtime:
         self._describing = asyncio.Lock()
         self.exit = AsyncExitStack()
         self.audit = authorize.AuditLog()
-        self._entering: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(
@@ -117,6 +115,11 @@ class Runtime:
             await runtime.close()
             raise
         return runtime
+
+    @cached_property
+    def groups(self) -> Groups:
+        """What asks Kafka about consumer groups and partitions; a client of its own, where there is anything to ask."""
+        return Groups(self.settings, self.client_id)
 
     def _observe(self, environ: Mapping[str, str]) -> None:
         """Begin to export spans and metrics; what has begun ends with the mesh, whatever else fails."""

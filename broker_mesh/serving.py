@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from broker_mesh import agreement, inbound, naming, newcomers, outbound, parked, turn
@@ -22,7 +22,7 @@ from broker_mesh.guard import OutageGuard
 from broker_mesh.idempotency import Results
 from broker_mesh.kafka import topics
 from broker_mesh.kafka.consumer import GroupConsumer, Partition
-from broker_mesh.kafka.groups import Groups, Member
+from broker_mesh.kafka.groups import Member
 from broker_mesh.kafka.ledger import LEDGER_TOPIC, GroupLedger, Held, refuse_lost_offsets
 from broker_mesh.layer import stack
 from broker_mesh.layers import (
@@ -113,6 +113,7 @@ class Serving:
             client_id=runtime.client_id,
             group=runtime.group,
             admin=runtime.admin,
+            groups=runtime.groups,
             retry_topics={each.name: naming.retry_topic(each.stem) for each in endpoints},
         )
         ledger = await self._keep_ledger(consumed)
@@ -122,7 +123,13 @@ class Serving:
             lambda service: self._inbound(endpoints, guard, service),
             ledger,
             survey,
-            parked.survey(settings, client_id=runtime.client_id, group=runtime.group, admin=runtime.admin),
+            parked.survey(
+                settings,
+                client_id=runtime.client_id,
+                group=runtime.group,
+                admin=runtime.admin,
+                groups=runtime.groups,
+            ),
             guard,
         )
         consumer = GroupConsumer(
@@ -136,7 +143,7 @@ class Serving:
         self._watching = asyncio.create_task(self._watch_backlog(service, consumer).run())
         runtime.exit.callback(self._watching.cancel)
         self._agreeing = asyncio.create_task(
-            agreement.watch(lambda: service.taken().keys(), self._groups_view(), consumer.subscription.renew)
+            agreement.watch(lambda: service.taken().keys(), self._member, consumer.subscription.renew)
         )
         runtime.exit.callback(self._agreeing.cancel)
         self._confirming = asyncio.create_task(self._confirm_joining(service))
@@ -146,12 +153,9 @@ class Serving:
 
     def _watch_backlog(self, service: Service, consumer: GroupConsumer) -> BacklogWatch:
         runtime, watch = self._runtime, consumer.watch
-        groups: Groups | None = None  # a client of its own, made when something rests for the first time
 
         async def ask_ends(partitions: Collection[Partition]) -> dict[Partition, int]:
-            nonlocal groups
-            groups = groups or Groups(runtime.settings, runtime.client_id)
-            return {key: bounds.end for key, bounds in (await groups.bounds(partitions)).items()}
+            return {key: bounds.end for key, bounds in (await runtime.groups.bounds(partitions)).items()}
 
         return BacklogWatch(
             runtime.metrics,
@@ -160,18 +164,11 @@ class Serving:
             ask_ends,
         )
 
-    def _groups_view(self) -> Callable[[], Awaitable[Member | None]]:
-        """Give what asks how the group sees this instance."""
+    async def _member(self) -> Member | None:
+        """Ask how the group sees this instance; None where it is no member."""
         runtime = self._runtime
-        groups: Groups | None = None
-
-        async def ask() -> Member | None:
-            nonlocal groups
-            groups = groups or Groups(runtime.settings, runtime.client_id)
-            members = (await groups.describe([runtime.group]))[runtime.group].members
-            return next((member for member in members if member.client_id == runtime.client_id), None)
-
-        return ask
+        members = (await runtime.groups.describe([runtime.group]))[runtime.group].members
+        return next((member for member in members if member.client_id == runtime.client_id), None)
 
     async def _confirm_joining(self, service: Service) -> None:
         """Tell the service that it has joined where the consumer hears nothing of it.
@@ -183,15 +180,12 @@ class Serving:
             async with asyncio.timeout(_ASSIGNMENT_SECONDS):
                 await service.joined()
         except TimeoutError:
-            groups = Groups(self._runtime.settings, self._runtime.client_id)
             while not service.has_joined:
                 try:
-                    members = (await groups.describe([self._runtime.group]))[self._runtime.group].members
+                    if await self._member() is not None:
+                        service.assigned({})
                 except MeshError as error:
                     logger.debug("the group can't be asked now: %s", error)
-                    members = ()
-                if any(member.client_id == self._runtime.client_id for member in members):
-                    service.assigned({})
                 await asyncio.sleep(_ASK_GROUP_SECONDS)
 
     async def _keep_ledger(self, names: Sequence[str]) -> Callable[[Collection[Partition]], None]:
@@ -205,16 +199,15 @@ class Serving:
         entries = await asyncio.to_thread(ledger.entries)
         suspects = sorted({topic for topic, _ in entries} & set(names))
         if suspects:
-            groups = Groups(runtime.settings, runtime.client_id)
             described = await runtime.admin.describe(suspects)
             partitions = [
                 (name, number) for name, info in described.items() for number in range(info.partitions)
             ]
             held = {
                 key: Held(described[key[0]].id, bounds.first, bounds.end)
-                for key, bounds in (await groups.bounds(partitions)).items()
+                for key, bounds in (await runtime.groups.bounds(partitions)).items()
             }
-            refuse_lost_offsets(runtime.group, entries, await groups.committed(runtime.group), held)
+            refuse_lost_offsets(runtime.group, entries, await runtime.groups.committed(runtime.group), held)
 
         async def enter(partitions: Collection[Partition]) -> None:
             described = await runtime.admin.describe(sorted({topic for topic, _ in partitions}))

@@ -113,14 +113,16 @@ async def _look_at_topics(connection: Connection, brokers: int) -> list[Finding]
 
 async def _look_at_growths(connection: Connection, _brokers: int) -> list[Finding]:
     from broker_mesh.control.growing import check_growths
+    from broker_mesh.kafka.crossing import Ways
     from broker_mesh.kafka.ledger import LEDGER_TOPIC
-    from broker_mesh.kafka.passage import Ways
 
     names = await connection.admin.topic_names()
     if LEDGER_TOPIC not in names:  # reading it would make it
         return []
     return check_growths(
-        await Ways(connection.settings, connection.client_id, connection.admin).growths(names)
+        await Ways(connection.settings, connection.client_id, connection.admin, connection.groups).growths(
+            names
+        )
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from broker_mesh.barrier import Growth
     from broker_mesh.cli.connection import Connection
     from broker_mesh.control.growing import Plan
-    from broker_mesh.kafka.passage import Ways
+    from broker_mesh.kafka.crossing import Ways
 
 EXAMPLES = examples(
     "mesh topics grow fleet.v1.find-aircraft --partitions 12",
@@ -111,18 +111,18 @@ async def _follow(connection: Connection, plan: Plan, ways: Ways, wait: bool) ->
     import asyncio
 
     from broker_mesh.cli.progress import counting
-    from broker_mesh.kafka.passage import Passage
+    from broker_mesh.kafka.crossing import Crossing
 
     growths = [growth for growth in await ways.growths([plan.topic]) if growth.ends is not None]
     if not growths:
         return []
     last: Growth = max(growths, key=lambda growth: growth.after)
-    passages = {group: Passage(last, group, retry, ways) for group, retry in plan.followers.items()}
+    crossings = {group: Crossing(last, group, retry, ways) for group, retry in plan.followers.items()}
     with counting("waiting for what came before to be handled") as told:
         most = 0
         while True:
-            left = {group: await passage.left() for group, passage in passages.items()}
-            known = await connection.groups.describe(list(passages))
+            left = {group: await crossing.left() for group, crossing in crossings.items()}
+            known = await connection.groups.describe(list(crossings))
             rows = [
                 {
                     "group": group,
@@ -130,7 +130,7 @@ async def _follow(connection: Connection, plan: Plan, ways: Ways, wait: bool) ->
                     "passed": left[group] == 0,
                     "left": left[group],
                 }
-                for group in passages
+                for group in crossings
             ]
             if not wait or all(row["passed"] or not row["members"] for row in rows):
                 return rows
@@ -141,9 +141,9 @@ async def _follow(connection: Connection, plan: Plan, ways: Ways, wait: bool) ->
 
 
 def _ways(connection: Connection) -> Ways:
-    from broker_mesh.kafka.passage import Ways
+    from broker_mesh.kafka.crossing import Ways
 
-    return Ways(connection.settings, connection.client_id, connection.admin)
+    return Ways(connection.settings, connection.client_id, connection.admin, connection.groups)
 
 
 def _confirm(name: str) -> None:

@@ -21,7 +21,7 @@ from broker_mesh.control.checks import Finding, Level
 from broker_mesh.errors import FailedPrecondition, InvalidArgument, NotFound
 from broker_mesh.kafka.admin import Admin, TopicInfo
 from broker_mesh.kafka.config import refresh_ms
-from broker_mesh.kafka.passage import Ways
+from broker_mesh.kafka.crossing import Ways
 from broker_mesh.settings import Settings, nearest
 
 _LEAST_SETTLING_SECONDS = 1.0

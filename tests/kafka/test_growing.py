@@ -18,7 +18,8 @@ from broker_mesh.control.partitioning import murmur2
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.errors import Unavailable
 from broker_mesh.kafka.admin import Admin
-from broker_mesh.kafka.passage import Ways
+from broker_mesh.kafka.crossing import Ways
+from broker_mesh.kafka.groups import Groups
 from broker_mesh.kafka.topics import TopicSpec
 from broker_mesh.settings import Settings
 from tests.support.commands import Commands
@@ -118,7 +119,7 @@ async def test_a_barrier_stands_behind_records_not_behind_markers_of_transaction
     settings = Settings(bootstrap_servers=kafka.bootstrap_servers)
     admin, topic = Admin(settings, "test"), f"{fresh('steps')}.v1.step"
     await admin.create([TopicSpec(topic, 2, 1, {})])
-    ways = Ways(settings, "test", admin)
+    ways = Ways(settings, "test", admin, Groups(settings, "test"))
     assert await ways.ends(topic, 2) == {(topic, 0): 0, (topic, 1): 0}
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic})
     await asyncio.to_thread(producer.init_transactions, 30)
@@ -166,7 +167,10 @@ async def test_an_operation_grows_under_load_while_a_service_is_killed(
         sent |= json.loads(await asyncio.to_thread(caller.stdout.readline))
     assert min(sent.values()) > 10
     settings = Settings(bootstrap_servers=kafka.bootstrap_servers)
-    ends = await Ways(settings, "test", Admin(settings, "test")).ends(topic, AFTER) or {}
+    ends = (
+        await Ways(settings, "test", Admin(settings, "test"), Groups(settings, "test")).ends(topic, AFTER)
+        or {}
+    )
     assert any(end for (_, number), end in ends.items() if number >= BEFORE), (
         "nothing has come to a new partition"
     )
@@ -239,7 +243,8 @@ async def test_a_key_that_waits_in_the_retry_topic_is_waited_for(
         await gate.handle(request, context)
 
     async with serving.serving(), make_growing(fresh("caller"), kafka.bootstrap_servers) as caller:
-        ways = Ways(serving.reachable_settings(), "test", Admin(serving.reachable_settings(), "test"))
+        settings = serving.reachable_settings()
+        ways = Ways(settings, "test", Admin(settings, "test"), Groups(settings, "test"))
         sent = Sent(lambda body: caller.send(operation, body))
         await sent.more(2)
         while not any((await ways.ends(naming.retry_topic(operation.name), BEFORE) or {}).values()):

@@ -11,8 +11,8 @@ from broker_mesh.barrier import Growth, Partition
 from broker_mesh.control.growing import Plan, followers, plan, related, settling_seconds
 from broker_mesh.errors import FailedPrecondition, InvalidArgument
 from broker_mesh.kafka.admin import TopicInfo
+from broker_mesh.kafka.crossing import Crossing, Ways
 from broker_mesh.kafka.growth import is_rival
-from broker_mesh.kafka.passage import Passage, Ways
 from broker_mesh.settings import Settings
 
 OPERATION = "fleet.v1.find-aircraft"
@@ -104,7 +104,7 @@ def test_producers_have_twice_as_long_as_they_take_to_look() -> None:
 
 
 class FakeWays:
-    """Kafka as a passage sees it."""
+    """Kafka as a crossing sees it."""
 
     def __init__(self) -> None:
         self.positions: dict[Partition, int] = {}
@@ -122,23 +122,23 @@ class FakeWays:
 async def test_retries_count_as_they_are_once_the_old_partitions_are_handled() -> None:
     ways, retry = FakeWays(), (f"{OPERATION}.retry", 0)
     growth = Growth(OPERATION, "id", 2, 6, {0: 5, 1: 5})
-    passage = Passage(growth, "fleet", retry[0], cast(Ways, ways))
+    crossing = Crossing(growth, "fleet", retry[0], cast(Ways, ways))
     ways.retries = {retry: 0}
-    assert await passage.left() == 10
+    assert await crossing.left() == 10
     ways.positions = {(OPERATION, 0): 5, (OPERATION, 1): 4}
     ways.retries = None
-    assert await passage.left() == 1
+    assert await crossing.left() == 1
     ways.positions[OPERATION, 1] = 7
-    assert await passage.left() is None, "a transaction is open on the retries"
+    assert await crossing.left() is None, "a transaction is open on the retries"
     ways.retries = {retry: 3}  # parked while the old partitions were handled
-    assert await passage.left() == 3
+    assert await crossing.left() == 3
     ways.retries = {retry: 9}  # of keys that came later
     ways.positions[retry] = 2
-    assert await passage.left() == 1
+    assert await crossing.left() == 1
     ways.positions[retry] = 3
-    assert await passage.left() == 0
+    assert await crossing.left() == 0
 
 
 async def test_a_growth_that_is_not_finished_is_passed_by_nobody() -> None:
-    passage = Passage(Growth(OPERATION, "id", 2, 6), "fleet", f"{OPERATION}.retry", cast(Ways, FakeWays()))
-    assert await passage.left() is None
+    crossing = Crossing(Growth(OPERATION, "id", 2, 6), "fleet", f"{OPERATION}.retry", cast(Ways, FakeWays()))
+    assert await crossing.left() is None

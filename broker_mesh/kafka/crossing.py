@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from functools import cached_property
 
 from broker_mesh.barrier import Growth, Partition, remaining
 from broker_mesh.kafka.admin import Admin
@@ -25,17 +24,15 @@ class Ways:
         settings: with `bootstrap_servers` set.
         client_id: how brokers name this client.
         admin: describes topics.
+        groups: asks about partitions and groups.
     """
 
-    def __init__(self, settings: Settings, client_id: str, admin: Admin) -> None:
+    def __init__(self, settings: Settings, client_id: str, admin: Admin, groups: Groups) -> None:
         self._settings = settings
         self._client_id = client_id
         self._admin = admin
+        self._groups = groups
         self._growths = Growths(settings, client_id=client_id)
-
-    @cached_property
-    def _groups(self) -> Groups:
-        return Groups(self._settings, self._client_id)  # a client of its own: seldom is there anything to ask
 
     async def growths(self, topics: Collection[str]) -> list[Growth]:
         """Read the growths of topics as they are now.
@@ -106,7 +103,7 @@ class Ways:
         return max(found.picked, default=0)
 
 
-class Passage:
+class Crossing:
     """One group on its way past one growth.
 
     Args:
