@@ -22,6 +22,9 @@ from tests.chaos.operations import Operations, Result, Work, operations
 from tests.chaos.plans import draw
 from tests.chaos.workload import CallerConfig, caller_config
 
+# What a fault has kept back comes in a burst behind it, so much of the wanted rate at most.
+_CATCH_UP_SECONDS = 20.0
+
 
 class Caller:
     """Asks, and writes down what becomes of it.
@@ -150,9 +153,7 @@ async def drive(caller: Caller, config: CallerConfig, stop: asyncio.Event) -> No
         sending.add(task)
         task.add_done_callback(sent_one)
         sent += 1
-        due += max(
-            1 / config.rate, late - 1.0
-        )  # what an outage has kept back comes in a burst of a second's worth
+        due += max(1 / config.rate, late - _CATCH_UP_SECONDS)
     if sending:
         await asyncio.wait(sending, timeout=config.patience_seconds)
     for task in sending:

@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 60.0
 SETTLING_SECONDS = 180.0
 _LEAVING_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+_WINDOW = 600  # replies that a caller waits for at once: a fault of some seconds shall not end the load
 _SENDING = b'["Sending"'  # how the history begins such a line
 _LOST_ON_THEIR_WAY = 0.01  # of callers that are killed
 Tell = Callable[[str], None]
@@ -207,6 +208,7 @@ class _Scene:
             seed=self._plan.seed,
             keys=self._plan.keys,
             rate=self._plan.rate,
+            window=_WINDOW,
             patience_seconds=PATIENCE_SECONDS,
             mix=self._plan.mix,
         )
