@@ -112,6 +112,8 @@ class Assignment:
         Args:
             rests: whether that is so already; then until half of it is free.
         """
+        if not self.tracker.pending:
+            return False  # what was done before us runs together only as what lies between is taken and done
         share = 0.5 if rests else 1.0
         return len(self.written.metadata) > RESTS_ABOVE * share or self.tracker.beyond >= _MOST_BEYOND * share
 
@@ -162,12 +164,19 @@ class Assignment:
             parked: how many keys are parked in it.
             circuit: the state of its operation's circuit; of a closed one there is nothing to say.
         """
+        if self._awaited:
+            return  # of a commit that another has followed nobody hears: it must not be one for people, again and again
         said = "" if circuit is CircuitState.CLOSED else circuit.value
         if (self.in_work, parked, said) != (self._in_flight, self._parked, self._circuit):
             self._in_flight, self._parked, self._circuit = self.in_work, parked, said
             self.changed = True
 
     # ── what is committed ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _is_at_work(self) -> bool:
+        """Whether a handler may run, or begin at any moment: what waits for its place begins without a commit."""
+        return bool(self.entering or self.turns or self.alone or len(self.lanes) > len(self.naps))
 
     def progress(self, *, running: bool) -> Progress:
         """Put together what stands beside the position; the one place where that is done.
@@ -192,7 +201,7 @@ class Assignment:
         Args:
             now: by the loop's clock, seconds.
         """
-        if self.entering or self.turns or self.alone is not None:
+        if self._is_at_work:
             self._in_work_at = now
         running = now - self._in_work_at < _LINGERING_SECONDS
         if not self.committable or not (self.changed or running is not self._said_running):

@@ -6,11 +6,14 @@ kept, and what it is a copy of: enough to know what must not be passed, and what
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from broker_mesh.errors import Unavailable
 from broker_mesh.kafka.admin import Admin
+from broker_mesh.kafka.backward import end_of_records
 from broker_mesh.kafka.groups import Bounds, Groups
 from broker_mesh.kafka.positions import Partition
 from broker_mesh.kafka.reader import scan
@@ -58,13 +61,15 @@ class Survey(NamedTuple):
     Args:
         counts: tells how many partitions topics have; without those that do not exist.
         bounds: tells what partitions hold.
+        end: tells behind which offset of a partition its last record stands, which a group can commit.
         committed: tells the committed offsets of the service's group.
         read: reads retry partitions (blocking); see `read_parked`.
     """
 
     counts: Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
     bounds: Callable[[Collection[Partition]], Awaitable[Mapping[Partition, Bounds]]]
-    committed: Callable[[], Awaitable[Mapping[Partition, int]]]
+    end: Callable[[Partition], Awaitable[int]]
+    committed: Callable[[Collection[Partition]], Awaitable[Mapping[Partition, int]]]
     read: Callable[[Sequence[Wanted], Mapping[Partition, Bounds], threading.Event], dict[Partition, Found]]
 
 
@@ -85,15 +90,26 @@ def survey(settings: Settings, *, client_id: str, group: str, admin: Admin, grou
     async def bounds(partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
         return await groups.bounds(partitions)
 
-    async def committed() -> Mapping[Partition, int]:
-        return await groups.committed(group)
+    async def end(partition: Partition) -> int:
+        held = (await groups.bounds([partition]))[partition]
+        found = await asyncio.to_thread(
+            end_of_records, settings, client_id=client_id, partition=partition, end=held.end
+        )
+        if found is None:
+            raise Unavailable(
+                f"{partition[0]}/{partition[1]} can't be read to its end: a transaction is open on it"
+            )
+        return found
+
+    async def committed(partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        return await groups.committed(group, partitions)
 
     def read(
         wanted: Sequence[Wanted], within: Mapping[Partition, Bounds], stop: threading.Event
     ) -> dict[Partition, Found]:
         return read_parked(settings, client_id=client_id, wanted=wanted, bounds=within, stop=stop)
 
-    return Survey(counts, bounds, committed, read)
+    return Survey(counts, bounds, end, committed, read)
 
 
 def read_parked(

@@ -207,7 +207,8 @@ class Serving:
                 key: Held(described[key[0]].id, bounds.first, bounds.end)
                 for key, bounds in (await runtime.groups.bounds(partitions)).items()
             }
-            refuse_lost_offsets(runtime.group, entries, await runtime.groups.committed(runtime.group), held)
+            committed = await runtime.groups.committed(runtime.group, partitions)
+            refuse_lost_offsets(runtime.group, entries, committed, held)
 
         async def enter(partitions: Collection[Partition]) -> None:
             described = await runtime.admin.describe(sorted({topic for topic, _ in partitions}))

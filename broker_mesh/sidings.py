@@ -348,11 +348,10 @@ class Sidings:
         # what was parked before is waited for.
         end = self._ends.get(key)
         if end is None:
-            bounds = (await self._survey.bounds([retry]))[retry]
-            end = bounds.end if bounds.end > bounds.first else 0
+            end = await self._survey.end(retry)
             if key in self._held:  # else it was given up meanwhile, and is asked for anew when it comes back
                 self._ends[key] = end
-        if (await self._survey.committed()).get(retry, 0) >= end:
+        if (await self._survey.committed([retry])).get(retry, 0) >= end:
             return True
         self._tell(
             f"{key}",

@@ -105,6 +105,8 @@ class Taking:
         Returns:
             Whether it does; else it waits in its lane, and in the consumer's window.
         """
+        if self._assignments.get(assignment.partition) is not assignment:
+            return False  # a handler outlasted its cancellation: nobody would ever take the record out of the room
         endpoint = self._endpoints[record.topic]
         if record.topic == endpoint.name or endpoint.ordering != "key" or due - now_ms() <= _SOON_MS:
             return False

@@ -19,7 +19,7 @@ class Checkpoint(Generic[M]):
 
     Args:
         place_of: tells the partition and offset that the program sees of a message.
-        comes: tells whether a kept message may still be given out; not where its partition has gone.
+        comes: tells whether a kept message may still be given out; not where its partition has gone or was sought.
     """
 
     def __init__(self, place_of: Callable[[M], tuple[Partition, int]], comes: Callable[[M], bool]) -> None:
@@ -50,9 +50,9 @@ class Checkpoint(Generic[M]):
         self._last.clear()
 
     def rewind(self, partition: Partition) -> None:
-        """Begin a partition anew: it is sought, and what was kept of it comes again."""
+        """Begin a partition anew that was sought: of what was kept of it, what does not come again stays kept."""
         self._last.pop(partition, None)
-        self.kept = [each for each in self.kept if self._place_of(each)[0] != partition]
+        self.kept = [each for each in self.kept if self._comes(each)]
 
     def _has_room(self, message: M) -> bool:
         partition, offset = self._place_of(message)

@@ -124,14 +124,14 @@ class _CheckpointedConsumer(Consumer):
             return super().commit(message, asynchronous=asynchronous)
         self._commit_retried(asynchronous)
         # Not what Quix says: where a partition's last message was a retried one, that is an offset of another topic.
-        reached = [self._clipped(*place, own[place]) for place in map(_key, offsets) if place in own]
-        return super().commit(offsets=reached, asynchronous=asynchronous) if reached else []
+        reached = {place: self._clipped(place, own[place]) for place in map(_key, offsets) if place in own}
+        return self._commits.commit_own(reached, asynchronous=asynchronous) if reached else []
 
     def seek(self, partition: TopicPartition) -> None:
         """Begin a partition anew, after a checkpoint that was given up."""
+        super().seek(partition)
         self._checkpoint.rewind(_key(partition))
         self._own.pop(_key(partition), None)
-        super().seek(partition)
 
     def close(self) -> None:
         """Close; a message that is still in work is not settled by that, and comes again."""
@@ -161,10 +161,9 @@ class _CheckpointedConsumer(Consumer):
                 if error.args[0].code() != KafkaError.ILLEGAL_GENERATION:
                     raise  # else its partition has gone to another member, where it comes again
 
-    def _clipped(self, topic: str, partition: int, offset: int) -> TopicPartition:
+    def _clipped(self, place: Partition, offset: int) -> int:
         records = [each.delivery.record for each in self._checkpoint.kept]
-        kept = [each.offset for each in records if (each.topic, each.partition) == (topic, partition)]
-        return TopicPartition(topic, partition, min([offset, *kept]))
+        return min([offset, *(each.offset for each in records if (each.topic, each.partition) == place)])
 
 
 class _Producer(Producer):

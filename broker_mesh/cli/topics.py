@@ -222,8 +222,9 @@ async def _plan(connection: Connection, topic: str, group: str, to: Position) ->
             raise NotFound(f"there is no group {group!r}{hint}")
         print_note(f"Kafka knows no group {group!r} now: its offsets are set for the start of its service")
     await connection.groups.require_no_members(group)
-    committed = await connection.groups.committed(group)
-    bounds = await connection.groups.bounds((topic, number) for number in range(described.partitions))
+    partitions = [(topic, number) for number in range(described.partitions)]
+    committed = await connection.groups.committed(group, partitions)
+    bounds = await connection.groups.bounds(partitions)
     return [
         {
             "partition": number,

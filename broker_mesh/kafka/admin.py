@@ -9,41 +9,25 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
     NewPartitions,
     NewTopic,
-    OffsetSpec,
     ResourceType,
 )
 
 from broker_mesh.errors import MeshError, NotFound, Unauthenticated, Unavailable
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
+from broker_mesh.kafka.lookup import Lookup
 from broker_mesh.kafka.outages import LastErrors
 from broker_mesh.kafka.topics import TopicSpec
 from broker_mesh.settings import Settings
 
 _TOPIC_USABLE_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 0.02
-
-# What ListOffsets says of a partition that its leader has not taken up yet.
-_NOT_SERVED = frozenset(
-    {
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._NOENT,  # the client itself has not heard of the leader yet
-        KafkaError.UNKNOWN_TOPIC_ID,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-    }
-)
 
 
 class TopicInfo(NamedTuple):
@@ -68,6 +52,7 @@ class Admin:
 
     def __init__(self, settings: Settings, client_id: str) -> None:
         self._settings = settings
+        self._client_id = client_id
         self._timeout = settings.connect_timeout_seconds
         self._errors = LastErrors()
         self._has_connected = False
@@ -247,31 +232,12 @@ class Admin:
             Unavailable: a partition has no leader that serves it.
             MeshError: Kafka can't be asked.
         """
-        partitions = [
-            TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
-        ]
+        partitions = [(topic.name, number) for topic in topics for number in range(topic.partitions)]
         try:
-            async with asyncio.timeout(_TOPIC_USABLE_SECONDS):
-                while not await self._are_served(partitions):  # noqa: ASYNC110 - there is no event
-                    await asyncio.sleep(_ASK_AGAIN_SECONDS)
-        except TimeoutError as error:
-            names = ", ".join(sorted({partition.topic for partition in partitions}))
+            await Lookup(self._settings, self._client_id).ends(partitions, _TOPIC_USABLE_SECONDS)
+        except (Unavailable, NotFound) as error:
+            names = ", ".join(sorted({name for name, _ in partitions}))
             raise Unavailable(f"not all partitions of {names} have a leader that serves them yet") from error
-
-    async def _are_served(self, partitions: Sequence[TopicPartition]) -> bool:
-        futures = self._client.list_offsets(
-            {partition: OffsetSpec.latest() for partition in partitions},  # type: ignore[no-untyped-call]
-            request_timeout=self._timeout,
-        )
-        answers = await asyncio.gather(*map(asyncio.wrap_future, futures.values()), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, KafkaException):
-                if answer.args[0].code() not in _NOT_SERVED:
-                    raise self._failed(answer, "asking for the leaders of new partitions") from answer
-                return False
-            if isinstance(answer, BaseException):
-                raise answer
-        return True
 
     async def _wait_until_usable(self, names: Iterable[str]) -> None:
         wanted = list(names)

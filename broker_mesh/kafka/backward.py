@@ -112,6 +112,38 @@ def newest(
     return Stretch([picked for piece in reversed(pieces) for picked in piece], upper)
 
 
+def end_of_records(settings: Settings, *, client_id: str, partition: Partition, end: int) -> int | None:
+    """Tell behind which offset of a partition its last record stands (blocking).
+
+    Not the partition's own end: where the marker of a transaction stands there no group ever commits it.
+
+    Args:
+        settings: with `bootstrap_servers` set.
+        client_id: how brokers name this client.
+        partition: whose.
+        end: the partition's own end.
+
+    Returns:
+        0 where it holds no record; None while a transaction is open, since what that holds may count or not.
+
+    Raises:
+        MeshError: as of `newest`.
+    """
+    found = newest(
+        settings,
+        client_id=client_id,
+        partition=partition,
+        end=end,
+        since=-1,
+        at_most=max(1, end),
+        max_bytes=1,  # as soon as there is any
+        pick=lambda record: record.offset + 1,
+    )
+    if found.end < end:  # read as committed, the partition ends before an open transaction
+        return None
+    return max(found.picked, default=0)
+
+
 def _read(consumer: Consumer, partition: Partition, begin: int, end: int) -> Iterator[Record]:
     consumer.assign([TopicPartition(*partition, begin)])
     patience = time.monotonic() + _PATIENCE_SECONDS

@@ -316,7 +316,13 @@ class GroupConsumer:
 
     def _drained(self, keys: Sequence[Partition]) -> Positions:
         """Have the service finish its work on partitions; nothing may be committed when it can't answer."""
-        drain = self._listener.drain(keys)
+        given_up = threading.Event()
+
+        async def drain_in_time() -> Positions:
+            # The loop may come to this only when the partitions have come back, and are another assignment's.
+            return {} if given_up.is_set() else await self._listener.drain(keys)
+
+        drain = drain_in_time()
         until = time.monotonic() + _DRAIN_PATIENCE_SECONDS
         try:
             draining = asyncio.run_coroutine_threadsafe(drain, self._loop)
@@ -327,6 +333,7 @@ class GroupConsumer:
         except RuntimeError:  # the loop is closed
             drain.close()
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            given_up.set()
             logger.warning("the event loop did not give up %s in time; its records come again", names(keys))
             self._tell(self._listener.lost, keys)
         return {}

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from broker_mesh.barrier import Growth, Partition, remaining
 from broker_mesh.kafka.admin import Admin
-from broker_mesh.kafka.backward import newest
+from broker_mesh.kafka.backward import end_of_records
 from broker_mesh.kafka.groups import Groups
 from broker_mesh.kafka.growth import Growths
 from broker_mesh.settings import Settings
@@ -59,13 +59,11 @@ class Ways:
             MeshError: Kafka can't be asked.
         """
         bounds = await self._groups.bounds(partitions)
-        committed = await self._groups.committed(group) if partitions else {}
+        committed = await self._groups.committed(group, partitions)
         return {key: max(held.first, committed.get(key, 0)) for key, held in bounds.items()}
 
     async def ends(self, topic: str, below: int) -> dict[Partition, int] | None:
-        """Tell behind which offset of each partition its last record stands, now.
-
-        Not the partition's own end: where the marker of a transaction stands there no group ever commits it.
+        """Tell behind which offset of each partition its last record stands, now (`end_of_records`).
 
         Args:
             topic: one that does not exist has no ends.
@@ -81,26 +79,13 @@ class Ways:
         partitions = [(topic, number) for number in range(min(below, found.partitions if found else 0))]
         ends = {}
         for partition, bounds in (await self._groups.bounds(partitions)).items():
-            end = await asyncio.to_thread(self._end_of_records, partition, bounds.end)
+            end = await asyncio.to_thread(
+                end_of_records, self._settings, client_id=self._client_id, partition=partition, end=bounds.end
+            )
             if end is None:
                 return None
             ends[partition] = end
         return ends
-
-    def _end_of_records(self, partition: Partition, end: int) -> int | None:
-        found = newest(
-            self._settings,
-            client_id=self._client_id,
-            partition=partition,
-            end=end,
-            since=-1,
-            at_most=max(1, end),
-            max_bytes=1,  # as soon as there is any
-            pick=lambda record: record.offset + 1,
-        )
-        if found.end < end:  # read as committed, the partition ends before an open transaction
-            return None
-        return max(found.picked, default=0)
 
 
 class Crossing:

@@ -7,17 +7,18 @@ ask only at their start, and where partitions end that rest.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from broker_mesh.errors import FailedPrecondition, MeshError, Unavailable
 from broker_mesh.kafka import config
 from broker_mesh.kafka.errors import translate
+from broker_mesh.kafka.lookup import Lookup
 from broker_mesh.settings import Settings
 
 T = TypeVar("T")
@@ -27,13 +28,6 @@ Partition: TypeAlias = tuple[str, int]
 _WITHOUT_MEMBERS = frozenset({"EMPTY", "DEAD"})
 
 
-# What a partition's broker says that has not taken it up yet.
-_NOT_SERVED_YET = frozenset(
-    {"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH"}
-    | {"OFFSET_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"}
-    | {"_NOENT"}  # the client itself has not heard of a leader; also of a partition that does not exist
-)
-_ASK_AGAIN_SECONDS = 0.02
 _FOR_EVER_SECONDS = 3600.0  # the longest that librdkafka takes
 
 
@@ -116,6 +110,7 @@ class Groups:
         except KafkaException as error:
             raise translate(error, "setting up the connection to Kafka") from error
         self._given_up: list[Future[Any]] = []
+        self._lookup = cache(partial(Lookup, settings, client_id))
 
     async def _ask(self, question: Callable[[AdminClient], Mapping[Any, Future[T]]], doing: str) -> T:
         """Ask a group's coordinator one question, and wait for the answer as long as for any other.
@@ -161,16 +156,19 @@ class Groups:
         )
         return _group(description)
 
-    async def committed(self, group: str) -> dict[Partition, int]:
-        """Tell a group's committed offsets: of the first record of each partition that is not done.
+    async def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Tell a group's committed offsets: of the first record of each partition that is not done, where there is one.
 
         Raises:
             MeshError: Kafka can't be asked.
         """
-        return {key: commit.offset for key, commit in (await self.commits(group)).items()}
+        return await self._lookup(group).committed(partitions)
 
     async def commits(self, group: str) -> dict[Partition, Commit]:
-        """Tell what a group has committed, with what stands beside it.
+        """Tell all that a group has committed, with what stands beside it; for commands, not for what runs on.
+
+        librdkafka ends the process where the group's coordinator is just moving (`lookup.py`), which a client finds
+        that has known it for long.
 
         Raises:
             MeshError: Kafka can't be asked.
@@ -197,10 +195,8 @@ class Groups:
             MeshError: a partition does not exist, or Kafka can't be asked.
         """
         wanted = list(partitions)
-        if not wanted:
-            return {}
-        earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        first, end = await asyncio.gather(self._offsets(wanted, earliest), self._offsets(wanted, latest))
+        lookup = self._lookup(None)
+        first, end = await lookup.firsts(wanted), await lookup.ends(wanted)
         return {key: Bounds(first[key], end[key]) for key in wanted}
 
     async def require_no_members(self, group: str) -> None:
@@ -249,43 +245,6 @@ class Groups:
         entries = await _answer(future, f"reading the configuration of group {group!r}")
         entry = entries.get("consumer.session.timeout.ms")
         return int(entry.value) / 1000 if entry is not None and entry.value else None
-
-    async def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec) -> dict[Partition, int]:
-        """Ask for offsets, and again for those whose leader has just been made and does not know it yet."""
-        patience = time.monotonic() + self._timeout
-        found: dict[Partition, int] = {}
-        left: Sequence[Partition] = partitions
-        while True:
-            request = {TopicPartition(*key): spec for key in left}
-            futures = self._client.list_offsets(request, request_timeout=self._timeout)
-            left = []
-            for place, future in futures.items():
-                key = (place.topic, place.partition)
-                doing = f"asking for the offsets of {place.topic}/{place.partition}"
-                try:
-                    found[key] = _known((await _answer(future, doing)).offset, doing)
-                except MeshError as error:
-                    if error.details.get("kafka") not in _NOT_SERVED_YET or time.monotonic() >= patience:
-                        raise
-                    left.append(key)
-            if not left:
-                return found
-            await asyncio.to_thread(self._hear_of_leaders)
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
-
-    def _hear_of_leaders(self) -> None:
-        """Read the cluster's metadata: asked for offsets, librdkafka goes on by what it has once heard of a topic."""
-        try:
-            self._client.list_topics(timeout=self._timeout)
-        except KafkaException as error:
-            raise translate(error, "asking for the leaders of partitions") from error
-
-
-def _known(offset: int, doing: str) -> int:
-    """Refuse what librdkafka was seen to answer without an error just after a broker had gone."""
-    if offset < 0:
-        raise Unavailable(f"{doing}: nobody knows now", details={"kafka": "OFFSET_NOT_AVAILABLE"})
-    return offset
 
 
 def lag(partitions: Mapping[Partition, Bounds], committed: Mapping[Partition, int]) -> int:

@@ -117,7 +117,9 @@ class Membership:
             commits.repeat(consumer)
             if not (commits.open or is_new):
                 # Nothing was ever committed, so there is nothing to ask with. But the heartbeat that was overdue has
-                # been sent meanwhile, and its answer would have brought the loss.
+                # been sent meanwhile, and its answer would have brought the loss. Nor is there anything to be heard of:
+                # what was refused was of partitions that have gone.
+                self._unheard_since, commits.unheard = None, False
                 self._confirm()
 
     def taken(self, open_commits: int) -> None:

@@ -4,13 +4,14 @@
 
 - lost: what Kafka acknowledged is in its topic; what the group has committed was handled or is a dead letter, and is
   answered where a caller waits.
-- order: first successes of a key come in the order of its log, within each partition, and across partitions where the
-  mesh itself has added some; dead letters are left out.
+- order: no handling begins before what is ahead of it in its key's log has succeeded or failed for good, within each
+  partition, and across partitions where the mesh itself has added some; repeats may come later.
 - overlap: no two handlings of a key at the same time, but for the late end of one whose partition was given up, or
   whose process could not know yet that it was.
 - fence: no handling begins in a process that was told that the partition is no longer its own.
-- duplicate: what was handled, answered or written twice is explained by a fault in the right window; and between two
-  handlings that may both have had their effect, the partition was taken over.
+- duplicate: what was handled, answered or kept twice was not settled when its partition was given up, or a fault struck
+  who did it first, or the brokers, about when it was done; and between two handlings that may both have had their
+  effect, the partition was taken over. Nothing is answered more often than it was settled.
 - dead letter: only after all attempts, and only for what fails.
 - stuck: everything is committed at the end, no caller waits for a reply that is there, each recovery is bounded.
 """
@@ -18,18 +19,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from tests.chaos.evidence import FOREVER, Case, Evidence, Handling, Timeline, gather
 from tests.chaos.faults import SECOND, Disturbance, Excuses, disturbances
-from tests.chaos.history import History, Memory
+from tests.chaos.history import Exited, History, Memory
 from tests.chaos.stored import Partition, Stored
 from tests.chaos.verdict import Verdict, Violation
 
 _HANDOVER = SECOND // 4  # a thread may have been started, and not have written yet, when its partition went
 _HEARING = 5 * SECOND
+_HANDED_BACK = SECOND  # so long after its handler has ended a request may not be settled yet
 
 
 class Rules(NamedTuple):
@@ -64,8 +66,14 @@ def check(history: History, stored: Stored, rules: Rules) -> Verdict:
     )
     duplicates: Counter[str] = Counter(dict.fromkeys(("handlings", "replies", "dead letters", "writes"), 0))
     violations: list[Violation] = []
+    orderly = {
+        f"{entry.process}@{entry.pid}"
+        for each in history
+        for entry in each.entries
+        if isinstance(entry, Exited) and entry.status == 0
+    }
     for case in evidence.cases.values():
-        violations += _judge_case(case, rules, excuses)
+        violations += _judge_case(case, rules, orderly)
         violations += _repeats(case, evidence, excuses, duplicates)
         violations += _unfenced(case, evidence)
     violations += _keys(evidence, rules, excuses)
@@ -101,7 +109,7 @@ def check(history: History, stored: Stored, rules: Rules) -> Verdict:
 # ── one request ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _judge_case(case: Case, rules: Rules, excuses: Excuses) -> Iterator[Violation]:
+def _judge_case(case: Case, rules: Rules, orderly: Collection[str]) -> Iterator[Violation]:
     if len(case.sending) != 1:
         yield Violation("harness", f"{case.id} was sent {len(case.sending)} times", case.id)
     if not case.stored:
@@ -127,16 +135,18 @@ def _judge_case(case: Case, rules: Rules, excuses: Excuses) -> Iterator[Violatio
         yield Violation("lost", f"{case.id} was not handled and is no dead letter", case.id)
         return
     if case.stored[0].expects_reply:
-        yield from _judge_answers(case)
+        yield from _judge_answers(case, orderly)
 
 
-def _judge_answers(case: Case) -> Iterator[Violation]:
+def _judge_answers(case: Case, orderly: Collection[str]) -> Iterator[Violation]:
     if not case.replies:
         yield Violation("lost", f"{case.id} has no reply", case.id)
         return
     statuses = {reply.status for reply in case.replies}
     if not case.dead and "OK" not in statuses:
         yield Violation("answer", f"{case.id} was answered with {statuses}, and is no dead letter", case.id)
+    if case.acknowledged is not None and not case.answers and case.sending[0][0] in orderly:
+        yield Violation("stuck", f"the caller of {case.id} has ended, and tells of no answer", case.id)
     for answer in case.answers:
         if answer.status == "PENDING":
             if case.replies[0].at > answer.at - _HEARING:
@@ -151,22 +161,20 @@ def _repeats(
 ) -> Iterator[Violation]:
     """Count what was done more than once; a retry of what failed is no duplicate.
 
-    A fault has to explain that somebody took over what was done already; how long that one then takes until it comes to
-    it is no question of duplicates.
+    A fault has to explain that somebody took over what was done already, and did not know of it; how long that one then
+    takes until it comes to it is no question of duplicates.
     """
-    partitions = [each for record in case.stored[:1] for each in _both(record.topic, record.partition)]
-
-    def is_explained(began: float, ended: float, again: float) -> bool:
-        return excuses.repeat(ended, evidence.ownership.first_takeover(partitions, began, again))
-
     earlier: Handling | None = None  # the last one that may have had its effect
     for handling in case.handlings:
         if earlier is not None:
             duplicates["handlings"] += 1
-            if not is_explained(earlier.began, earlier.ended, handling.began):
-                why = "without a fault that explains it"
-            elif not _may_repeat(case, earlier, handling, evidence, excuses):
+            if not _may_repeat(case, earlier, handling, evidence, excuses):
                 why = f"after {earlier.incarnation}, though nobody had taken its partition over"
+            elif not (
+                _is_explained(case, earlier, handling.began, evidence, excuses)
+                or _was_overtaken(case, handling, evidence, excuses)
+            ):
+                why = "without a fault that explains it"
             else:
                 why = ""
             if why:
@@ -175,6 +183,13 @@ def _repeats(
                 )
         if handling.how != "raised":
             earlier = handling
+    settled = sum(handling.succeeded for handling in case.handlings) + len(case.dead)
+    if len(case.replies) > settled > 0:
+        yield Violation(
+            "duplicate",
+            f"{case.id} was answered {len(case.replies)} times, and settled {settled} times",
+            case.id,
+        )
     written = (
         ("writes", "is in its topic", [record.at for record in case.stored]),
         ("replies", "was answered", [reply.at for reply in case.replies]),
@@ -183,10 +198,71 @@ def _repeats(
     for kind, what, times in written:
         for first, second in pairwise(times):
             duplicates[kind] += 1
-            if not is_explained(first, first, second):
+            if kind == "writes":
+                senders = {caller.rpartition("@")[0] for caller, _ in case.sending}
+                explained = excuses.undone(senders, first, second)
+            else:
+                explained = _may_settle_again(case, first, second, evidence, excuses)
+            if not explained:
                 yield Violation(
                     "duplicate", f"{case.id} {what} more than once without a fault that explains it", case.id
                 )
+
+
+def _is_explained(case: Case, earlier: Handling, again: float, evidence: Evidence, excuses: Excuses) -> bool:
+    """Tell whether a fault explains that a handling which may have had its effect is repeated from a time on.
+
+    What had not come to its end when its partition was given up is handed back, whatever moved the partition. What had
+    is known to the next owner, unless something struck who did it, or the brokers.
+    """
+    if not case.stored:
+        return True
+    ownership, partitions = evidence.ownership, _both(case.stored[0].topic, case.stored[0].partition)
+    taken_over = ownership.first_takeover(partitions, earlier.began, again)
+    was_handed_back = earlier.how in ("unfinished", "cancelled") or any(
+        ownership.lost_between(earlier.incarnation, partition, earlier.began, earlier.ended + _HANDED_BACK)
+        for partition in partitions
+    )
+    if was_handed_back and excuses.moved(earlier.ended, taken_over):
+        return True
+    if excuses.undone([earlier.process], earlier.ended, taken_over):
+        return True
+    if not case.parked:
+        return False
+    # A copy in the retry topic may be that of an owner before, who has handled it or has only put it in line.
+    if any(_was_overtaken(case, each, evidence, excuses) for each in case.handlings if each.began <= again):
+        return True
+    since = case.stored[0].at
+    owners = ownership.owners(partitions, since) | {each.process for each in case.handlings}
+    first = ownership.first_takeover(partitions, since, again)
+    return first < again and any(
+        excuses.undone(owners, at, first) for at in (since, *(each.ended for each in case.handlings))
+    )
+
+
+def _was_overtaken(case: Case, handling: Handling, evidence: Evidence, excuses: Excuses) -> bool:
+    """Tell whether a handling began where another owner had taken the partition over, which could not be known yet."""
+    return excuses.stale_owner([handling.process], handling.began) and any(
+        evidence.ownership.latest(partition, handling.began) not in ("", handling.incarnation)
+        for record in case.stored[:1]
+        for partition in _both(record.topic, record.partition)
+    )
+
+
+def _may_settle_again(case: Case, first: float, second: float, evidence: Evidence, excuses: Excuses) -> bool:
+    """Tell whether a request may be answered, or kept, twice: when it may be handled again, by then."""
+    if any(
+        _is_explained(case, each, second, evidence, excuses) or _was_overtaken(case, each, evidence, excuses)
+        for each in case.handlings
+        if each.began <= second
+    ):
+        return True
+    # Of what ends its process one owner after the other makes a dead letter, without handling it.
+    partitions = _both(case.stored[0].topic, case.stored[0].partition) if case.stored else ()
+    taken_over = evidence.ownership.first_takeover(partitions, first, second)
+    return taken_over < second and excuses.undone(
+        evidence.ownership.owners(partitions, first), first, taken_over
+    )
 
 
 def _may_repeat(
@@ -246,12 +322,12 @@ def _keys(evidence: Evidence, rules: Rules, excuses: Excuses) -> Iterator[Violat
         for in_order in by_partition.values():
             yield from _log_order(in_order)
             if rules.orderings[topic] == "key":
-                yield from _success_order(in_order)
+                yield from _order(in_order, rules.attempts)
         if len(by_partition) > 1 and not excuses.grown(topic, last, managed=False):
             if not excuses.grown(topic, last, managed=True):
                 yield Violation("log", f"{key} is in several partitions: {sorted(by_partition)}", cases[0].id)
             if rules.orderings[topic] == "key":
-                yield from _success_order(_as_sent(cases))
+                yield from _order(_as_sent(cases), rules.attempts)
         if rules.orderings[topic] == "key":
             yield from _overlaps(cases, evidence, excuses)
 
@@ -273,16 +349,16 @@ def _log_order(cases: Iterable[Case]) -> Iterator[Violation]:
             latest_sent[caller] = max((sending.at, case.id), latest_sent.get(caller, (0, "")))
 
 
-def _success_order(cases: Iterable[Case]) -> Iterator[Violation]:
+def _order(cases: Iterable[Case], attempts: int) -> Iterator[Violation]:
+    """No handling begins before what is ahead of it has come to its end; of what is done twice the first counts."""
     latest, before = 0.0, ""
     for case in cases:
-        success = case.success
-        if success is None or case.dead:
-            continue
-        if success.ended < latest:
-            yield Violation("order", f"{case.id} succeeded before {before}, which is ahead of it", case.id)
-        else:
-            latest, before = success.ended, case.id
+        if case.handlings and case.handlings[0].began < latest:
+            yield Violation(
+                "order", f"{case.id} began before {before} had ended, which is ahead of it", case.id
+            )
+        if (ended := case.ended(attempts)) > latest:
+            latest, before = ended, case.id
 
 
 def _overlaps(cases: Iterable[Case], evidence: Evidence, excuses: Excuses) -> Iterator[Violation]:

@@ -30,6 +30,11 @@ _LIVED_SECONDS = 10.0  # who lived so long has not died of its start
 _KILL_SECONDS = 10.0
 
 
+def last_line(pid: int) -> str:
+    """Give the line that stands below all that an incarnation has printed."""
+    return f"── process {pid} has ended ──"
+
+
 class Member:
     """One process by name, through all its incarnations.
 
@@ -225,6 +230,8 @@ class Crew:
             return
         if member.process is not None:
             self._journal.write(Exited(now(), member.name, member.process.pid, member.process.returncode))
+            with member.log.open("a") as log:
+                log.write(f"{last_line(member.process.pid)}\n")
             self._watchdog.release(member.process.pid)
             member.finished = member.process.returncode == 0 and member.wanted
             member.process = None

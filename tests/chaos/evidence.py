@@ -70,6 +70,19 @@ class Case:
     parked: bool = False
     due: bool = False
 
+    def ended(self, attempts: int) -> float:
+        """Tell by when it had come to its end, if it has: by a success, or by so many attempts in vain; ns.
+
+        Nothing of an earlier owner counts too much here: the first success, and the earliest ends, are no later than
+        those by which whoever went on had settled it.
+        """
+        found = 0.0 if self.success is None else self.success.ended
+        if self.dead:
+            failures = sorted(each.ended for each in self.handlings if not each.succeeded)
+            vain = failures[attempts - 1] if len(failures) >= attempts else 0.0
+            found = min(found, vain) if self.success is not None else vain
+        return found
+
     def conclude(self) -> None:
         """Put in order what has been gathered."""
         for times in (self.handlings, self.stored, self.replies, self.dead):
@@ -123,6 +136,21 @@ class Ownership:
             if index < len(takeovers):
                 found = min(found, takeovers[index][0])
         return found
+
+    def latest(self, partition: Partition, at: float) -> str:
+        """Tell which incarnation was the last one to take a partition over before a time; empty for none."""
+        takeovers = self._takeovers.get(partition, [])
+        index = bisect_right(takeovers, (at, "")) - 1
+        return takeovers[index][1] if index >= 0 else ""
+
+    def owners(self, partitions: Iterable[Partition], at: float) -> set[str]:
+        """Give the processes that had one of some partitions at a time, those included that had died with it."""
+        wanted = set(partitions)
+        return {
+            incarnation.rpartition("@")[0]
+            for incarnation, partition in self._changes
+            if partition in wanted and self.owns(incarnation, partition, at)
+        }
 
     def owns(self, incarnation: str, partition: Partition, at: float) -> bool:
         """Tell whether a partition was an incarnation's own at a time."""

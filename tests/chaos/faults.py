@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tests.chaos.history import Crashing, Entry, Exited, Fault, History, Incarnation
 
 _MOMENTS = frozenset({"kill", "crash", "exit", "restart", "grow", "rebalance"})
+_ORDERLY = frozenset({"restart", "grow", "rebalance"})  # partitions move, and nothing that was done is undone
 SECOND = 1_000_000_000
 
 
@@ -80,8 +81,9 @@ class Excuses:
     Args:
         faults: all of a run, in order.
         commit_seconds: how long before a fault work may have ended whose settlement or commit the fault undid.
-        recovery_seconds: how long after a fault's end work may begin that repeats earlier work.
-        stale_seconds: how long after a fault's end a process may not know yet that it has lost a partition.
+        recovery_seconds: how long after a fault's end a partition may be taken over on account of it.
+        stale_seconds: how long after a fault's end a process may not know yet that it has lost a partition, or can't
+            settle and commit yet.
     """
 
     def __init__(
@@ -97,10 +99,28 @@ class Excuses:
         self._recovery = recovery_seconds * SECOND
         self._stale = stale_seconds * SECOND
 
-    def repeat(self, earlier_ended: float, again: float) -> bool:
-        """Tell whether work that ended (or never did) may have been done once more."""
+    def moved(self, earlier_ended: float, taken_over: float) -> bool:
+        """Tell whether a partition may have been taken over by a time, away from work that had not ended, or just had.
+
+        Whatever strikes one instance moves the partitions of the others too.
+        """
         return any(
-            earlier_ended >= fault.begin - self._commit and fault.begin <= again <= fault.end + self._recovery
+            earlier_ended >= fault.begin - self._commit
+            and fault.begin <= taken_over <= fault.end + self._recovery
+            for fault in self._faults
+        )
+
+    def undone(self, processes: Iterable[str], done: float, taken_over: float) -> bool:
+        """Tell whether what one of these processes did may have been unknown to who took over from it.
+
+        Only what struck that process, or the brokers, about when it was done, undoes its settlement or its commit.
+        """
+        names = set(processes)
+        return any(
+            (fault.hits_all or fault.target in names)
+            and fault.kind not in _ORDERLY
+            and fault.begin - self._commit <= done <= fault.end + self._stale
+            and fault.begin <= taken_over <= fault.end + self._recovery
             for fault in self._faults
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.chaos.checker import Rules, check
 from tests.chaos.cluster import Cluster
+from tests.chaos.crew import last_line
 from tests.chaos.history import Assigned, Crashing, Exited, History, Sending, read
 from tests.chaos.operations import ATTEMPTS, Operations, operations
 from tests.chaos.run import Plan, Ran
@@ -115,7 +116,7 @@ def _exits(history: History, ran: Ran) -> Iterator[Violation]:
                 and entry.pid in started - crashed
             ):
                 log = (ran.folder / "logs" / f"{entry.process}.log").read_text(errors="replace")
-                said = "\n".join(log.splitlines()[-_LAST_LINES:])
+                said = "\n".join(log.partition(last_line(entry.pid))[0].splitlines()[-_LAST_LINES:])
                 yield Violation(
                     "exit", f"{entry.process} ended by itself, with status {entry.status}:\n{said}"
                 )

@@ -22,6 +22,7 @@ from tests.chaos.history import (
     Began,
     Ended,
     Entry,
+    Exited,
     Fault,
     History,
     Journal,
@@ -141,6 +142,16 @@ def _write_again(_history: History, stored: Stored) -> None:
     stored.requests.append(stored.requests[0]._replace(offset=3, at=stored.requests[-1].at + SECOND))
 
 
+def _answer_twice(history: History, stored: Stored) -> None:
+    _fault_of_all(history, stored)
+    stored.replies.append(stored.replies[0]._replace(at=stored.replies[-1].at + SECOND))
+
+
+def _try_ahead(history: History, _stored: Stored) -> None:
+    at = next(_began(history, FIRST)).at - 2
+    _entries(history, "service-1").extend([Began(at, 99, THIRD, 1), Ended(at + 1, 99, THIRD, "raised")])
+
+
 def _bury_too_soon(_history: History, stored: Stored) -> None:
     stored.dead.append(stored.requests[1]._replace(topic=f"{TOPIC}.dead"))
 
@@ -166,6 +177,11 @@ def _leave_uncommitted(_history: History, stored: Stored) -> None:
 
 def _leave_waiting(history: History, _stored: Stored) -> None:
     _alter(history, Answered, SECOND_ONE, status="PENDING", at=60 * SECOND)
+
+
+def _forget_an_answer(history: History, _stored: Stored) -> None:
+    _drop(history, Answered, request=SECOND_ONE)
+    _entries(history, "nemesis").append(Exited(60 * SECOND, "caller-1", 1, 0))
 
 
 def _answer_wrongly(history: History, _stored: Stored) -> None:
@@ -198,15 +214,18 @@ def _misplace(history: History, _stored: Stored) -> None:
         (_drop_handling, "lost"),
         (_fail_for_good, "lost"),
         (_swap, "order"),
+        (_try_ahead, "order"),
         (_overlap, "overlap"),
         (_take_over_and_handle_again, "duplicate"),
         (_handle_again_within_an_assignment, "duplicate"),
         (_answer_again, "duplicate"),
+        (_answer_twice, "duplicate"),
         (_write_again, "duplicate"),
         (_bury_too_soon, "dead letter"),
         (_handle_when_lost, "fence"),
         (_leave_uncommitted, "stuck"),
         (_leave_waiting, "stuck"),
+        (_forget_an_answer, "stuck"),
         (_answer_wrongly, "answer"),
         (_grow_fat, "memory"),
         (_send_twice, "harness"),
@@ -254,7 +273,7 @@ def _with_fault(begin: float, end: float, kind: str = "stop", target: str = "ser
     ("begin", "end", "target", "explained"),
     [
         (2.0, 2.5, "service-1", True),
-        (2.0, 2.5, "service-2", True),  # its return moves the partitions of others too
+        (2.0, 2.5, "service-2", False),  # its return moves partitions, and undoes nothing of others
         (2.0, 2.5, "broker-1", True),
         (2.0, 2.5, "caller-1", False),
         (60.0, 61.0, "service-1", False),  # after it
@@ -270,6 +289,23 @@ def test_a_repeat_is_explained_by_a_fault_of_the_right_kind_in_the_right_window(
     verdict = check(history, stored, RULES)
     assert verdict.duplicates["handlings"] == 1
     assert verdict.count("duplicate") == (0 if explained else 1)
+
+
+@pytest.mark.parametrize(("lost", "explained"), [(1.0, True), (3.0, False)])
+def test_what_was_in_work_when_its_partition_went_is_repeated_whatever_moved_that(
+    lost: float, explained: bool
+) -> None:
+    history, stored = Miniature().play(CALM)
+    _with_fault(0.0, 0.5, target="service-2")(history, stored)
+    ended = next(entries[index].at for entries, index in _of(history, Ended, SECOND_ONE))
+    _take_over_and_handle_again(history, stored)
+    given_up = ended + round(
+        (lost - 1.5) * SECOND
+    )  # half a second before it has ended, or one and a half behind it
+    _entries(history, "service-1").insert(
+        0, Lost(max(given_up, next(_began(history, SECOND_ONE)).at), TOPIC, 0)
+    )
+    assert check(history, stored, RULES).count("duplicate") == (0 if explained else 1)
 
 
 def test_who_took_over_in_time_may_come_to_the_repeat_late() -> None:

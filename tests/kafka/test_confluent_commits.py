@@ -235,6 +235,33 @@ def test_a_parked_message_comes_again_under_its_own_topic(mesh_world: World, com
     assert nothing_comes(again, 1.0)
 
 
+def test_an_offset_that_a_held_retry_has_as_well_means_the_topic_s_own(mesh_world: World) -> None:
+    world, topic, group = mesh_world, mesh_world.topic(), fresh("group")
+    world.send(topic, *"ab", key="k")
+    conf = world.conf(group, enable_auto_commit=False)
+    consumer = world.consumer(conf, ordering="none", retry=QUICK)
+    consumer.subscribe([topic])
+    for _ in range(2):
+        (message,) = read(consumer, 1)
+        with message.settling():
+            raise RuntimeError("not yet")
+    retried: list[Any] = []
+    while len(retried) < 2:
+        (message,) = read(consumer, 1)
+        message.hold()
+        retried.append(message)
+    assert [(message.offset(), message.attempt) for message in retried] == [(0, 2), (1, 2)]
+    (place,) = consumer.commit(offsets=[TopicPartition(topic, 0, 2)], asynchronous=False)
+    assert (place.topic, place.offset) == (topic, 2)
+    retry_topic = f"{world.mesh.service}.v1.from.{topic}.retry"
+    assert committed(consumer, retry_topic) < 0
+    for message in retried:
+        with message.settling():
+            pass
+    consumer.commit(message=retried[1], asynchronous=False)
+    assert committed(consumer, retry_topic) == 2
+
+
 async def test_an_exhausted_message_is_kept_with_its_bytes(
     mesh_world: World, dead_letters: DeadLetters
 ) -> None:

@@ -31,7 +31,7 @@ from tests.support.letters import (
     settings_for,
     write_letters,
 )
-from tests.support.processes import Processes
+from tests.support.processes import Processes, last_words
 
 LETTERS = 5_000
 
@@ -46,10 +46,10 @@ def run_until(
         )
         doomed.communicate(timeout=120)
         # A rival may have left it too little to get there.
-        assert doomed.returncode in (-signal.SIGKILL, 0)
+        assert doomed.returncode in (-signal.SIGKILL, 0), last_words(doomed)
     last = processes.start("tests.support.replaying", servers, operation, BATCH="40")
     printed, _ = last.communicate(timeout=120)
-    assert last.returncode == 0
+    assert last.returncode == 0, last_words(last)
     return Counter(json.loads(printed))
 
 

@@ -52,5 +52,11 @@ def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
     for printed in process.stdout:
         if printed.strip() == line:
             return
-    said = _logs[process].read_text()[-4000:] if process in _logs else ""
-    raise AssertionError(f"the process ended ({process.wait()}) before it printed {line!r}:\n{said}")
+    raise AssertionError(
+        f"the process ended ({process.wait()}) before it printed {line!r}:\n{last_words(process)}"
+    )
+
+
+def last_words(process: subprocess.Popen[str]) -> str:
+    """Give the end of what a process has written to its errors, for the message of an assertion."""
+    return _logs[process].read_text()[-4000:] if process in _logs else ""

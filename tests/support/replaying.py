@@ -27,17 +27,19 @@ def install_death(where: str, at: int) -> None:
     def commit(self: FencedWriter, records: Iterable[NewRecord], **options: Any) -> None:
         mine = next(count) == at
         if mine and where == "inside":
-            self._producer.begin_transaction()
-            for record in records:
-                self._producer.produce(
-                    record.topic,
-                    key=record.key,
-                    value=record.value,
-                    headers=list(record.headers),
-                    partition=record.partition,
-                )
-            assert self._producer.flush(20) == 0
-            os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                self._producer.begin_transaction()
+                for record in records:
+                    self._producer.produce(
+                        record.topic,
+                        key=record.key,
+                        value=record.value,
+                        headers=list(record.headers),
+                        partition=record.partition,
+                    )
+                self._producer.flush(20)
+            finally:  # a rival may have taken over meanwhile
+                os.kill(os.getpid(), signal.SIGKILL)
         original(self, records, **options)
         if mine:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import pytest
 
-from broker_mesh.assignment import Assignment
+from broker_mesh.assignment import Assignment, Nap
 from broker_mesh.circuit import CircuitState
+from broker_mesh.errors import InternalError
 from broker_mesh.kafka.positions import NOTHING_COMMITTED, Position
 from broker_mesh.message import Message, Record, received
+from broker_mesh.outcome import RetryLater
 from broker_mesh.progress import Alone, Attempts, Progress
 from broker_mesh.turn import Turn
 
@@ -87,6 +90,31 @@ async def test_it_says_that_it_is_at_work_until_a_second_after_the_last_turn() -
     assert assignment.commit_due(9.0) is None
 
 
+async def test_what_waits_for_its_place_is_at_work_and_what_waits_for_its_next_attempt_is_not() -> None:
+    """Nothing is committed between the wait and the handler, which may end the process at once."""
+    assignment = take_over(10)
+    assignment.take(record(10))
+    assignment.lanes["k"] = deque([record(10)])
+    assert said(assignment.commit_due(5.0)).running
+    assert assignment.commit_due(9.0) is None
+    assignment.naps["k"] = Nap(message(10), RetryLater(0, InternalError("failed")), asyncio.Event())
+    assert not said(assignment.commit_due(10.1)).running
+
+
+async def test_what_people_may_want_to_know_waits_for_a_commit_that_is_awaited() -> None:
+    """Where each acknowledgement takes longer than the time between two commits, nobody would hear of any."""
+    assignment = take_over(10)
+    assignment.take(record(10))
+    position, acknowledged = assignment.commit_now(0.0)
+    for parked in range(1, 4):
+        assignment.describe(parked, CircuitState.CLOSED)
+        assert assignment.commit_due(parked / 5) is None
+    assignment.acknowledged(position)
+    assert acknowledged.done()
+    assignment.describe(3, CircuitState.CLOSED)
+    assert said(assignment.commit_due(0.8)).parked == 3
+
+
 async def test_a_commit_that_is_awaited_names_what_runs_alone_and_resolves_with_its_acknowledgement() -> None:
     assignment = take_over(10, Progress(deaths=1, running=True))
     assignment.take(record(10))
@@ -147,6 +175,21 @@ async def test_a_partition_rests_until_half_of_what_a_commit_can_say_is_free(
         assignment.done(offset)
     assignment.commit_due(0.2)
     assert not assignment.is_crowded(rests)
+
+
+@pytest.mark.parametrize("text", ["another tool's " * 250, None], ids=["foreign", "own"])
+async def test_who_finds_a_long_text_rests_only_while_something_is_in_work(text: str | None) -> None:
+    """What was done before runs together only as what lies between is handled: at rest it would stay for ever."""
+    found = Progress(done=tuple((offset, offset + 1) for offset in range(1, 3_600, 2)))
+    assignment = Assignment((TOPIC, 0), Position(1, 0, text or found.write(0)), 10)
+    assert not assignment.is_crowded(False)
+    rests = False
+    for offset in range(3_600):
+        if assignment.take(record(offset)):
+            rests = assignment.is_crowded(rests)
+            assignment.done(offset)
+            assignment.commit_due(offset / 5)
+        assert not assignment.is_crowded(rests)
 
 
 async def test_it_rests_before_what_is_done_no_longer_fits() -> None:

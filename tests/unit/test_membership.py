@@ -132,6 +132,19 @@ async def test_who_hears_nothing_from_the_coordinator_waits_until_it_does(
     assert await is_certain(group)
 
 
+async def test_a_refusal_of_what_has_gone_since_is_doubted_once(group: Group) -> None:
+    """Nothing is committed of what it has now, so that no commit would ever take the refusal back."""
+    group.anything_committed, group.unheard = False, True
+    doubts = 0
+    for _ in range(20):
+        before = group.membership.in_doubt
+        group.look()
+        doubts += await is_certain(group) < (not before)
+        group.now += STILL_SECONDS / 2
+    assert doubts == 1
+    assert not group.membership.in_doubt
+
+
 async def test_who_is_refused_asks_again_after_a_while(group: Group) -> None:
     group.stand_still()
     group.look()

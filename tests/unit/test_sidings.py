@@ -32,6 +32,7 @@ class Kafka:
     def __init__(self) -> None:
         self.partitions = {MAIN[0]: 1, RETRY[0]: 1}
         self.found = Found({}, set(), 0)
+        self.marker = 0  # behind the last record: the end of a replay's transaction
         self.reached: dict[Partition, int] = {}
         self.away = False
         self.wanted: list[Wanted] = []
@@ -40,7 +41,7 @@ class Kafka:
 
     @property
     def survey(self) -> Survey:
-        return Survey(self.counts, self.bounds, self.committed, self.read)
+        return Survey(self.counts, self.bounds, self.end, self.committed, self.read)
 
     async def counts(self, names: Collection[str]) -> Mapping[str, int]:
         self.looks += 1
@@ -49,9 +50,12 @@ class Kafka:
         return {name: count for name, count in self.partitions.items() if name in names}
 
     async def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, Bounds]:
-        return {key: Bounds(0, self.found.end) for key in partitions}
+        return {key: Bounds(0, self.found.end + self.marker) for key in partitions}
 
-    async def committed(self) -> Mapping[Partition, int]:
+    async def end(self, partition: Partition) -> int:
+        return self.found.end
+
+    async def committed(self, _: Collection[Partition]) -> Mapping[Partition, int]:
         self.on_committed()
         return self.reached
 
@@ -193,6 +197,18 @@ async def test_beside_retries_in_other_numbers_a_partition_waits_until_they_are_
     scene.kafka.reached = {RETRY: 5}
     await scene.opened()
     assert not scene.sidings.parks(message(main, 0), now_ms() + 3_600_000)
+    scene.sidings.close()
+
+
+async def test_what_was_put_back_beside_retries_in_other_numbers_holds_nothing_for_ever() -> None:
+    scene = Scene()
+    scene.kafka.partitions = {MAIN[0]: 1, RETRY[0]: 2}
+    scene.kafka.found = Found({}, set(), 5)
+    scene.kafka.marker = 1  # no group ever commits it
+    scene.kafka.reached = {RETRY: 5}
+    scene.assign(MAIN)
+    scene.assign(RETRY)
+    await scene.opened()
     scene.sidings.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from broker_mesh.assignment import Assignment
 from broker_mesh.endpoint import Endpoint
@@ -62,4 +62,20 @@ async def test_what_settles_after_its_partition_has_gone_frees_no_line() -> None
     assignments[RETRY, 0] = Assignment((RETRY, 0), Position(2, 1))
     assignment.done(1)
     assert beside.told == [0]
+    room.close()
+
+
+async def test_what_waits_for_its_next_attempt_after_its_partition_has_gone_takes_no_room() -> None:
+    """A handler that makes a failure of its cancellation: nobody would take the record out of the room again."""
+    endpoint = Endpoint(MAIN, MAIN, cast(Decoder, None), "key", Retry())
+    assignments = {(RETRY, 0): Assignment((RETRY, 0), Position(1, 0))}
+    room, beside = WaitingRoom(lambda *_: None, now_ms), cast(Any, Open())
+    endpoints = {MAIN: endpoint, RETRY: endpoint}
+    taking = Taking(endpoints, assignments, beside, beside, room, cast(Entry, None), lambda *_: None)
+    taken = Record(RETRY, 0, 0, now_ms(), b"k", b"v", [])
+    assignment = assignments[RETRY, 0]
+    assert taking.rests(assignment, taken, now_ms() + 60_000)
+    room.drop(assignments.pop((RETRY, 0)))
+    assert not taking.rests(assignment, taken, now_ms() + 60_000)
+    assert len(room) == 0
     room.close()

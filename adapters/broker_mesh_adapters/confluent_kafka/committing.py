@@ -133,6 +133,18 @@ class Commits:
             committed = self._raw.commit(offsets=self._allowed(targets), asynchronous=asynchronous)
         return None if committed is None else self.as_shown(committed)
 
+    def commit_own(self, offsets: Mapping[Partition, int], *, asynchronous: bool) -> Any:
+        """Commit offsets that mean the program's own topics, whatever was shown under the same ones.
+
+        Raises:
+            FailedPrecondition: the program itself holds a message below.
+            KafkaException: it can't be committed; ILLEGAL_GENERATION where a partition has gone to another member.
+        """
+        for place in offsets:
+            self._refuse_gone(place, gone=place in self._gone)
+        targets = self._with_covered(at(offsets))
+        return self._raw.commit(offsets=self._allowed(targets), asynchronous=asynchronous)
+
     def store(self, message: PlainMessage | None, offsets: list[TopicPartition] | None) -> None:
         """Store as `confluent_kafka.Consumer.store_offsets`."""
         if message is None and offsets is None:
@@ -180,6 +192,10 @@ class Commits:
             targets = self._meant(TopicPartition(topic, partition, offset + 1))
         else:
             targets = [meant for place in offsets or () for meant in self._meant(place)]
+        return self._with_covered(targets)
+
+    def _with_covered(self, targets: list[TopicPartition]) -> list[TopicPartition]:
+        """Add the retried messages which the program was shown before what it commits."""
         covered: dict[Partition, int] = {}
         for target in targets:
             covered |= self._shown.covered(key(target), target.offset)
@@ -193,8 +209,10 @@ class Commits:
         if real is None:
             return [place]
         retried = moved(place, real, place.offset)
-        # The same offset of both was shown: whichever is meant, the other is done as well.
-        return [retried, place] if self._intake.positions().get(key(place)) == place.offset else [retried]
+        if self._intake.positions().get(key(place)) != place.offset:
+            return [retried]
+        # The same offset of both was shown: whichever is meant, the other is done as well, unless it is held.
+        return [retried, place] if self._may_cover(real, place.offset) else [place]
 
     def _refuse_gone(self, place: Partition, *, gone: bool) -> None:
         if gone and (place in self._gone or self._subscription.is_set):
