@@ -1,10 +1,9 @@
 """Where partitions begin and end, and what a group has committed: asked through a consumer that joins no group.
 
 Beside the way of a message: a service asks before it takes partitions over, the commands before they show or change
-something. An admin client answers the same questions and can end the whole process with a segmentation fault (seen with
-librdkafka 2.16, and plain in its sources): asked for offsets while it hears of the topics' leaders in another thread
-(`rd_kafka_topic_partition_list_query_leaders_async`), and asked what a group has committed just as the group's
-coordinator moves (`rd_kafka_handle_OffsetFetch` takes every client for a member of a group).
+something. An admin client answers the same questions, and can end the whole process with a segmentation fault (seen with
+librdkafka 2.16): asked for offsets while it hears of the topics' leaders in another thread, or for what a group has
+committed just as its coordinator moves (docs/decisions/0036-a-consumer-asks-about-offsets.md).
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ from broker_mesh.kafka import topics
 from broker_mesh.kafka.admin import Admin, TopicInfo
 from broker_mesh.kafka.topics import Replication
 from broker_mesh.settings import Settings
+from tests.support.processes import Processes, last_words
 
 TOPICS = 20
+PROCESSES = 6
 
 
 async def serve_at_once(client: AdminClient, name: str, partitions: int) -> None:
@@ -47,3 +49,19 @@ async def test_topics_that_others_make_are_waited_for(kafka: EmbeddedKafka) -> N
         await admin.wait_until_served(found.values())
         await serve_at_once(admin._client, spec.name, spec.partitions)
         await making
+
+
+async def test_what_is_asked_at_once_of_topics_just_made_ends_no_process(
+    kafka: EmbeddedKafka, processes: Processes
+) -> None:
+    """An admin client's `list_offsets` did in one start of a hundred: here its answers are asked of a consumer."""
+    settings = Settings(bootstrap_servers=kafka.bootstrap_servers)
+    names = [f"asked.v1.events.e{uuid4().hex}" for _ in range(2)]
+    await Admin(settings, "test").create(
+        [topics.event_topic(name, settings, Replication(1, 1)) for name in names]
+    )
+    asking = [
+        processes.start("tests.support.asking", kafka.bootstrap_servers, *names) for _ in range(PROCESSES)
+    ]
+    for process in asking:
+        assert await asyncio.to_thread(process.wait, 60) == 0, last_words(process)
