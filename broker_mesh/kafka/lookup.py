@@ -1,9 +1,9 @@
 """Where partitions begin and end, and what a group has committed: asked through a consumer that joins no group.
 
 Beside the way of a message: a service asks before it takes partitions over, the commands before they show or change
-something. An admin client answers the same questions, and can end the whole process with a segmentation fault (seen with
-librdkafka 2.16): asked for offsets while it hears of the topics' leaders in another thread, or for what a group has
-committed just as its coordinator moves (docs/decisions/0036-a-consumer-asks-about-offsets.md).
+something. An admin client answers the same questions, and can end the whole process with a segmentation fault (seen
+with librdkafka 2.16): asked for offsets while it hears of the topics' leaders in another thread, or for what a group
+has committed just as its coordinator moves (docs/decisions/0036-a-consumer-asks-about-offsets.md).
 """
 
 from __future__ import annotations
@@ -146,7 +146,11 @@ class Lookup:
         return {(place.topic, place.partition): _answer(place) for place in answers}
 
     async def _call(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        def serve_and_call() -> T:
+            self._consumer.poll(0)  # what librdkafka has told of outages meanwhile would pile up unheard
+            return call()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, serve_and_call)
 
 
 def _answer(place: TopicPartition) -> int | MeshError:

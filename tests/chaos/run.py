@@ -218,5 +218,6 @@ class _Scene:
 
 
 def _environ() -> dict[str, str]:
-    """The environment of processes under test: nothing of this machine's mesh settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "OTEL_"))}
+    """The environment of processes under test: nothing of this machine's mesh settings; who crashes says where."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MESH_", "OTEL_"))}
+    return {**kept, "PYTHONFAULTHANDLER": "1"}
