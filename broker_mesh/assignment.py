@@ -141,17 +141,17 @@ class Assignment:
     def continued(self, message: Message) -> Message:
         """Give a message of this partition with the attempts that were made before, also by earlier owners."""
         known = self.attempts.get(_offset_of(message))
-        if known is None or known.made < message.envelope.attempt:
+        if known is None:
             return message
-        first_failure = known.first_failure or message.envelope.first_failure
-        return message.with_envelope(attempt=known.made + 1, first_failure=first_failure)._replace(
-            died=known.died
-        )
+        if known.made >= message.envelope.attempt:
+            first_failure = known.first_failure or message.envelope.first_failure
+            message = message.with_envelope(attempt=known.made + 1, first_failure=first_failure)
+        return message._replace(died=known.died)
 
     def waits(self, message: Message) -> None:
         """Note that a message waits in its place for the attempt whose number it bears."""
         made, first_failure = message.envelope.attempt - 1, message.envelope.first_failure
-        if made > 0:
+        if made > 0 or message.died:
             self.attempts[_offset_of(message)] = Attempts(made, first_failure, message.died)
         else:
             self.attempts.pop(_offset_of(message), None)

@@ -11,7 +11,7 @@ left is the last commit, which says that the owner was at work. Pure; carried ou
                           two of them at one position     ▼
     calm ◀── as many records settled as handlers ──── singly: one record at a time, each only after a commit says which
              run at once                                │
-                                                        └── the owner ends: that record is guilty of one attempt
+                                                        └── the owner ends: that record is noted, twice is guilty
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class Suspicion:
 
 
 def attempts_found(found: Progress, now: int) -> dict[int, Attempts]:
-    """Give the attempts that earlier owners made: also the one with which the last of them ended.
+    """Give the attempts that earlier owners made: also those with which the last of them ended.
+
+    The first such end of a record uses up no attempt: a record of another partition, or somebody outside, may have
+    ended the process. The second one uses up both.
 
     Args:
         found: what was found beside the committed offset.
@@ -68,6 +71,10 @@ def attempts_found(found: Progress, now: int) -> dict[int, Attempts]:
     if found.running and found.alone is not None:
         offset, attempt = found.alone
         before = attempts.get(offset, Attempts(0))
-        died = min(before.died + 1, MOST_DEATHS)
-        attempts[offset] = Attempts(max(attempt, before.made), before.first_failure or now, died)
+        if before.died == 0:
+            attempts[offset] = before._replace(made=max(attempt - 1, before.made), died=1)
+        else:
+            made = attempt + (before.died == 1)
+            died = min(before.died + 1, MOST_DEATHS)
+            attempts[offset] = Attempts(max(made, before.made), before.first_failure or now, died)
     return attempts

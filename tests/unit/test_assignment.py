@@ -141,8 +141,17 @@ async def test_attempts_go_on_where_the_owner_before_stopped() -> None:
     assignment = take_over(10, found)
     failing, guilty, other = (assignment.continued(message(offset)) for offset in (10, 11, 12))
     assert (failing.envelope.attempt, failing.envelope.first_failure, failing.died) == (3, 7, 0)
-    assert (guilty.envelope.attempt, guilty.died) == (2, 1)
+    assert (guilty.envelope.attempt, guilty.died) == (1, 1)
     assert other == message(12)
+
+
+async def test_an_end_of_the_process_is_remembered_also_where_no_attempt_is_counted() -> None:
+    assignment = take_over(10, Progress(deaths=2, running=True, alone=Alone(10, 1)))
+    assignment.take(record(10))
+    blamed = assignment.continued(message(10))
+    assignment.waits(blamed)  # for an attempt of the same number, as in an outage
+    assert said(assignment.commit_due(0.0)).attempts == {10: Attempts(0, died=1)}
+    assert assignment.continued(message(10)) == blamed
 
 
 async def test_a_record_that_says_itself_that_more_attempts_were_made_is_believed() -> None:

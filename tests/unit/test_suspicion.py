@@ -40,19 +40,18 @@ def test_an_orderly_end_in_between_does_not_acquit() -> None:
     assert Suspicion(Progress(deaths=2, running=False), window=3).singly
 
 
-def test_what_ran_alone_when_its_owner_ended_has_used_up_that_attempt() -> None:
+def test_the_first_end_of_what_ran_alone_is_noted_and_uses_up_no_attempt() -> None:
     found = Progress(attempts={9: Attempts(1, 5)}, deaths=2, running=True, alone=Alone(7, 3))
-    assert attempts_found(found, NOW) == {7: Attempts(3, NOW, died=1), 9: Attempts(1, 5)}
-
-
-def test_its_first_failure_stays_what_it_was() -> None:
+    assert attempts_found(found, NOW) == {7: Attempts(2, None, died=1), 9: Attempts(1, 5)}
     found = Progress(attempts={7: Attempts(2, 5)}, deaths=2, running=True, alone=Alone(7, 3))
-    assert attempts_found(found, NOW) == {7: Attempts(3, 5, died=1)}
+    assert attempts_found(found, NOW) == {7: Attempts(2, 5, died=1)}
 
 
-def test_each_end_of_its_process_is_counted() -> None:
-    found = Progress(attempts={7: Attempts(3, 5, died=1)}, deaths=3, running=True, alone=Alone(7, 4))
-    assert attempts_found(found, NOW) == {7: Attempts(4, 5, died=2)}
+def test_the_second_end_uses_up_both_attempts_and_each_later_one_its_own() -> None:
+    found = Progress(attempts={7: Attempts(0, died=1)}, deaths=3, running=True, alone=Alone(7, 1))
+    assert attempts_found(found, NOW) == {7: Attempts(2, NOW, died=2)}
+    found = Progress(attempts={7: Attempts(2, 5, died=2)}, deaths=4, running=True, alone=Alone(7, 3))
+    assert attempts_found(found, NOW) == {7: Attempts(3, 5, died=3)}
 
 
 def test_what_ran_alone_at_an_orderly_end_is_not_blamed() -> None:
