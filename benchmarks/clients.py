@@ -1,4 +1,4 @@
-"""What the clients of `benchmarks/wrapped.py` are told to do, and how they take it: a line in, a line out."""
+"""What the clients of `benchmarks/sections/wrapped.py` are told to do, and how they take it: a line in, a line out."""
 
 from __future__ import annotations
 

@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
-from broker_mesh import Operation
-
-PARTITIONS = 6
-"""Of the topics of every contender; the default of the mesh."""
+from broker_mesh import Event, Operation
 
 RAW_VALUE = b"\x00" * 165
 """What contenders without a schema send: as long as a request or its reply is in Avro."""
 
 _DEPARTS = datetime(2013, 1, 1, 5, 15, tzinfo=UTC)
+_REMARKS = "two wheelchairs, one dog in the cabin, late connection from BOS"
+_INSTRUCTIONS = (
+    "board by groups from the rear; the jet bridge is slow, so begin ten minutes early "
+    "and call the late connection twice"
+)
 
 
 class AssignGate(BaseModel):
@@ -42,7 +44,24 @@ class GateAssigned(BaseModel):
     instructions: str
 
 
-ASSIGN_GATE = Operation("gates.v1.assign-gate", request=AssignGate, reply=GateAssigned, key="tailnum")
+def assign_gate(scene: str) -> Operation[AssignGate, GateAssigned]:
+    """Give the operation that is called in a scene."""
+    return Operation(f"{callee(scene)}.v1.assign-gate", request=AssignGate, reply=GateAssigned, key="tailnum")
+
+
+def gate_asked(scene: str) -> Event[AssignGate]:
+    """Give the event that is published in a scene, and that nobody hears."""
+    return Event(f"{caller(scene)}.v1.events.gate-asked", AssignGate, key="tailnum")
+
+
+def callee(scene: str) -> str:
+    """Name the service that answers in a scene."""
+    return f"gates-{scene}"
+
+
+def caller(scene: str) -> str:
+    """Name the service that asks in a scene."""
+    return f"ground-{scene}"
 
 
 def key_of(number: int) -> str:
@@ -50,8 +69,8 @@ def key_of(number: int) -> str:
     return f"N{number % 100_000:05d}"
 
 
-def request_of(number: int) -> AssignGate:
-    """Give a request."""
+def request_of(number: int, extra_bytes: int = 0) -> AssignGate:
+    """Give a request; `extra_bytes` make it, and its reply, longer by so many."""
     return AssignGate(
         tailnum=key_of(number),
         flight="UA1545",
@@ -60,12 +79,12 @@ def request_of(number: int) -> AssignGate:
         scheduled_at=_DEPARTS,
         passengers=149,
         crew=["Amelia E", "Bessie C", "Charles L", "Jacqueline C", "Wiley P", "Howard H"],
-        remarks="two wheelchairs, one dog in the cabin, late connection from BOS",
+        remarks=_REMARKS + "." * extra_bytes,
     )
 
 
 def reply_to(request: AssignGate) -> GateAssigned:
-    """Give the reply to a request."""
+    """Give the reply to a request, as much longer than usual as the request is."""
     return GateAssigned(
         tailnum=request.tailnum,
         flight=request.flight,
@@ -73,6 +92,5 @@ def reply_to(request: AssignGate) -> GateAssigned:
         terminal=3,
         opens_at=request.scheduled_at,
         neighbours=["C99", "C103", "C105"],
-        instructions="board by groups from the rear; the jet bridge is slow, so begin ten minutes early "
-        "and call the late connection twice",
+        instructions=_INSTRUCTIONS + request.remarks[len(_REMARKS) :],
     )

@@ -1,20 +1,21 @@
-"""Statistics: from the measurements of all rounds to the figures that are printed. No I/O, no clock."""
+"""Statistics: from the figures of all rounds to those that are printed. No I/O, no clock."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from benchmarks.load import Measurement
-
 BASELINE = "raw"
-COMPARED = ("requests_per_second", "p50_ms", "p99_ms")
-"""The figures that are held against the baseline's."""
+
+Figures: TypeAlias = Mapping[str, float]
+"""What one measurement gave, by name."""
+
+Seen: TypeAlias = Mapping[tuple[str, str], Sequence[Figures]]
+"""All measurements of a section, by load and contender; as many as there were rounds."""
 
 
 class Ratio(BaseModel):
@@ -34,20 +35,16 @@ class Row(BaseModel):
     """One contender under one load, over all rounds.
 
     Args:
+        load: what it was measured with.
         contender: its name.
-        in_flight: requests that waited for their answers at any time.
-        requests_per_second, p50_ms, p99_ms: medians of the rounds.
-        cpu_us: medians of the CPU time for each request, microseconds, by role.
+        figures: medians of the rounds.
         to_baseline: ratios by figure; none of the baseline itself.
         rounds: how often it was measured.
     """
 
+    load: str
     contender: str
-    in_flight: int
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
-    cpu_us: dict[str, float]
+    figures: dict[str, float]
     to_baseline: dict[str, Ratio]
     rounds: int
 
@@ -79,33 +76,36 @@ def ratio(figures: Sequence[float], baseline: Sequence[float]) -> Ratio:
     return Ratio(median=median(ratios), lowest=min(ratios), highest=max(ratios))
 
 
-def summed_up(measured: Mapping[tuple[str, int], Sequence[Measurement]]) -> list[Row]:
-    """Give a row for each contender and load, in the order they are given in.
+def summed_up(seen: Seen, compared: Sequence[str], baseline: str | None = BASELINE) -> list[Row]:
+    """Give a row for each load and contender, in the order they are given in.
 
     Args:
-        measured: the rounds by contender and requests in flight.
+        seen: the rounds.
+        compared: the figures that are held against the baseline's of the same load.
+        baseline: the contender that is the yardstick; a load that it was not measured with has no ratios.
     """
-    return [_row(key, rounds, measured[BASELINE, key[1]]) for key, rounds in measured.items()]
+    return [
+        Row(
+            load=load,
+            contender=contender,
+            figures={name: median(of(rounds, name)) for name in rounds[0]},
+            to_baseline={
+                name: ratio(of(rounds, name), of(seen[load, baseline], name))
+                for name in compared
+                if baseline is not None and contender != baseline and (load, baseline) in seen
+            },
+            rounds=len(rounds),
+        )
+        for (load, contender), rounds in seen.items()
+    ]
 
 
-def _row(key: tuple[str, int], rounds: Sequence[Measurement], baseline: Sequence[Measurement]) -> Row:
-    contender, in_flight = key
-    to_baseline = {}
-    if contender != BASELINE:
-        to_baseline = {
-            figure: ratio(_figures(rounds, figure), _figures(baseline, figure)) for figure in COMPARED
-        }
-    return Row(
-        contender=contender,
-        in_flight=in_flight,
-        requests_per_second=median(_figures(rounds, "requests_per_second")),
-        p50_ms=median(_figures(rounds, "p50_ms")),
-        p99_ms=median(_figures(rounds, "p99_ms")),
-        cpu_us={role: median(each.cpu_us[role] for each in rounds) for role in rounds[0].cpu_us},
-        to_baseline=to_baseline,
-        rounds=len(rounds),
-    )
+def of(rounds: Sequence[Figures], name: str) -> list[float]:
+    """Give one figure of all rounds."""
+    return [figures[name] for figures in rounds]
 
 
-def _figures(rounds: Iterable[Measurement], figure: str) -> list[float]:
-    return [getattr(each, figure) for each in rounds]
+def growth(seen: Seen, figure: str, contender: str, first: str, last: str) -> list[float]:
+    """Tell by how much a contender's figure is larger under the last load than under the first, round by round."""
+    pairs = zip(of(seen[last, contender], figure), of(seen[first, contender], figure), strict=True)
+    return [after / before for after, before in pairs]

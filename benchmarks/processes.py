@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,11 +19,16 @@ class BenchmarkFailed(Exception):
 
 
 class Worker:
-    """One process of a contender; made by `worker`."""
+    """One process of a contender; made by `worker`.
+
+    Attributes:
+        said: the line that it said when it was ready.
+    """
 
     def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
         self.name = name
         self.pid = child.pid
+        self.said = ""
         self._child = child
 
     async def ask(self, line: str, patience: float) -> str:
@@ -65,13 +69,12 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(contender: str, role: str, bootstrap_servers: str) -> AsyncIterator[Worker]:
+async def worker(name: str, command: Sequence[str]) -> AsyncIterator[Worker]:
     """Run a process of a contender while a block runs; it is ready when the block begins.
 
     Args:
-        contender: a module of `contenders/`.
-        role: "callee" or "caller".
-        bootstrap_servers: of the Kafka to use.
+        name: what it is called in errors, as in "The callee of raw".
+        command: its program and arguments; the program says that it is ready in its first line.
 
     Raises:
         BenchmarkFailed: it does not get ready.
@@ -79,19 +82,15 @@ async def worker(contender: str, role: str, bootstrap_servers: str) -> AsyncIter
     # A session of its own: Ctrl-C reaches the one process that stops the others in order. Should that one be
     # killed, their stdin ends all the same.
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        f"benchmarks.contenders.{contender}",
-        role,
-        bootstrap_servers,
+        *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
         cwd=_ROOT,
     )
-    started = Worker(f"The {role} of {contender}", child)
+    started = Worker(name, child)
     try:
-        await started.hear(START_SECONDS)
+        started.said = await started.hear(START_SECONDS)
         yield started
     finally:
         await started.stop()

@@ -1,27 +1,39 @@
-"""Broker Mesh with its default settings and all its layers: Avro, validation, headers, trace context, settlement.
-
-No exporter is set, so that trace context is made and passed on, but no span is recorded.
+"""Broker Mesh with its default settings and all its layers: Avro, validation, access rules, headers, metrics,
+retries, settlement. Traces are sampled, recorded and exported as the scene says.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import gc
+import os
 import sys
-import time
 from pathlib import Path
 
-from benchmarks.contracts import ASSIGN_GATE, PARTITIONS, AssignGate, GateAssigned, reply_to, request_of
-from benchmarks.load import ANSWER_PATIENCE_SECONDS, Load, Measurement, Window, cpu_seconds
+from benchmarks.contracts import (
+    AssignGate,
+    GateAssigned,
+    assign_gate,
+    gate_asked,
+    reply_to,
+    request_of,
+)
+from benchmarks.contracts import callee as callee_of
+from benchmarks.contracts import caller as caller_of
+from benchmarks.driving import Ask, take_orders
+from benchmarks.load import ANSWER_PATIENCE_SECONDS, Held, Hold, Load, Order, resident_bytes
+from benchmarks.scene import Scene
 from broker_mesh import Context, Mesh
 
+_SENDING_AT_ONCE = 500
 
-async def callee(bootstrap_servers: str) -> None:
+
+async def callee(scene: Scene) -> None:
     """Answer requests until stdin ends."""
-    gates = _mesh("gates", bootstrap_servers)
+    gates = mesh(callee_of(scene.name), scene)
 
-    @gates.operation(ASSIGN_GATE)
-    async def assign_gate(request: AssignGate, context: Context) -> GateAssigned:  # noqa: ARG001 - see Mesh.operation
+    @gates.operation(assign_gate(scene.name))
+    async def assign(request: AssignGate, context: Context) -> GateAssigned:  # noqa: ARG001 - see Mesh.operation
         return reply_to(request)
 
     async with gates.serving() as service:
@@ -34,39 +46,61 @@ async def callee(bootstrap_servers: str) -> None:
         failure.cancel()
 
 
-async def caller(bootstrap_servers: str) -> None:
-    """Take loads from stdin until it ends."""
-    async with _mesh("ground", bootstrap_servers) as ground:
-        print("ready", flush=True)
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            measured = await _drive(Load.model_validate_json(line), ground)
-            print(measured.model_dump_json(), flush=True)
+async def caller(scene: Scene) -> None:
+    """Do what stdin says until it ends."""
+    operation, event = assign_gate(scene.name), gate_asked(scene.name)
+    waiting: list[asyncio.Task[GateAssigned]] = []
+    async with mesh(caller_of(scene.name), scene) as ground:
+
+        def ask_of(order: Order) -> Ask:
+            extra = order.extra_bytes if isinstance(order, Load) else 0
+            if isinstance(order, Load) and order.way == "message":
+                return lambda number: ground.publish(event, request_of(number, extra))
+            return lambda number: ground.request(
+                operation, request_of(number, extra), timeout=ANSWER_PATIENCE_SECONDS
+            )
+
+        async def hold(order: Hold) -> str:
+            for first in range(0, order.calls, _SENDING_AT_ONCE):
+                numbers = range(first, min(first + _SENDING_AT_ONCE, order.calls))
+                handles = await asyncio.gather(
+                    *(ground.call(operation, request_of(each)) for each in numbers)
+                )
+                waiting.extend(asyncio.create_task(handle.reply()) for handle in handles)
+            await asyncio.sleep(0)  # all of them have begun to wait
+            gc.collect()
+            return Held(resident_bytes=resident_bytes()).model_dump_json()
+
+        await take_orders(ask_of, hold)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _drive(load: Load, ground: Mesh) -> Measurement:
-    window = Window(load, time.perf_counter, cpu_seconds)
-    numbers = itertools.count()
-
-    async def ask() -> None:
-        while not window.closed:
-            request = request_of(next(numbers))
-            sent_at = time.perf_counter()
-            await ground.request(ASSIGN_GATE, request, timeout=ANSWER_PATIENCE_SECONDS)
-            window.answered(sent_at, time.perf_counter())
-
-    async with asyncio.TaskGroup() as asking:
-        for _ in range(load.in_flight):
-            asking.create_task(ask())
-    return window.measurement()
-
-
-def _mesh(service: str, bootstrap_servers: str) -> Mesh:
-    # Neither this machine's environment nor its mesh.toml or schema files: the same for whoever runs it.
+def mesh(service: str, scene: Scene) -> Mesh:
+    """Make a mesh that reads neither this machine's environment nor its mesh.toml: the same for whoever runs it."""
     here = Path(__file__).parent
+    telemetry = _telemetry(scene)
+    os.environ.update(telemetry)  # OpenTelemetry's exporters read their settings from there alone
     return Mesh(
-        service, bootstrap_servers=bootstrap_servers, environ={}, directory=here, partitions=PARTITIONS
+        service,
+        bootstrap_servers=scene.bootstrap_servers,
+        environ=telemetry,
+        directory=here,
+        partitions=scene.partitions,
+        policy=here.parent / "policy",
     )
 
 
+def _telemetry(scene: Scene) -> dict[str, str]:
+    if scene.sampled is None:
+        return {}
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": scene.collector,  # of spans and metrics
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(scene.sampled),
+    }
+
+
 if __name__ == "__main__":
-    asyncio.run({"callee": callee, "caller": caller}[sys.argv[1]](sys.argv[2]))
+    asyncio.run({"callee": callee, "caller": caller}[sys.argv[1]](Scene.model_validate_json(sys.argv[2])))

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 
 from benchmarks.clients import GATE_ASKED, KEYS, PLAIN_TOPIC, Pace, Stopwatch, Task, take_tasks
 from benchmarks.contracts import AssignGate, request_of
+from benchmarks.scene import Scene
 
 _HEADER = struct.Struct(">bI")  # Confluent's wire format: magic byte, schema id
 SCHEMA = fastavro.parse_schema(
@@ -45,9 +46,9 @@ def decoded(value: bytes) -> AssignGate:
     return AssignGate.model_validate(fastavro.schemaless_reader(io.BytesIO(value[5:]), SCHEMA, None))
 
 
-def producer(bootstrap_servers: str) -> None:
+def producer(scene: Scene) -> None:
     """Take tasks from stdin until it ends."""
-    client = Producer(properties(bootstrap_servers, **SENDING))
+    client = Producer(properties(scene, **SENDING))
 
     def failed(error: Any, _: Any) -> None:
         if error is not None:
@@ -66,11 +67,11 @@ def producer(bootstrap_servers: str) -> None:
     take_tasks(send)
 
 
-def consumer(bootstrap_servers: str) -> None:
+def consumer(scene: Scene) -> None:
     """Take tasks from stdin until it ends."""
 
     def receive(task: Task) -> Pace:
-        client, watch = Consumer(properties(bootstrap_servers, **receiving(task))), Stopwatch()
+        client, watch = Consumer(properties(scene, **receiving(task))), Stopwatch()
         client.subscribe([GATE_ASKED.name])
         taken = 0
         while taken < task.messages:
@@ -91,18 +92,24 @@ def consumer(bootstrap_servers: str) -> None:
     take_tasks(receive)
 
 
+_COMMIT_INTERVAL_MS = 200  # as often as services of the mesh commit
+
 SENDING = {"enable.idempotence": True, "linger.ms": 5}
 
 
 def receiving(task: Task) -> dict[str, Any]:
     """Give the properties of a consumer, wrapped or not."""
-    return {"group.id": task.group, "auto.offset.reset": "earliest"}
+    return {
+        "group.id": task.group,
+        "auto.offset.reset": "earliest",
+        "auto.commit.interval.ms": _COMMIT_INTERVAL_MS,
+    }
 
 
-def properties(bootstrap_servers: str, **more: Any) -> dict[str, Any]:
+def properties(scene: Scene, **more: Any) -> dict[str, Any]:
     """Give the properties of a client, wrapped or not."""
-    return {"bootstrap.servers": bootstrap_servers, "log_level": 0, **more}
+    return {"bootstrap.servers": scene.bootstrap_servers, "log_level": 0, **more}
 
 
 if __name__ == "__main__":
-    {"producer": producer, "consumer": consumer}[sys.argv[1]](sys.argv[2])
+    {"producer": producer, "consumer": consumer}[sys.argv[1]](Scene.model_validate_json(sys.argv[2]))

@@ -17,11 +17,21 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from benchmarks.contracts import PARTITIONS, RAW_VALUE, key_of
-from benchmarks.load import ANSWER_PATIENCE_SECONDS, Load, Measurement, Window, cpu_seconds
+from benchmarks.contracts import RAW_VALUE, key_of
+from benchmarks.load import (
+    ANSWER_PATIENCE_SECONDS,
+    First,
+    Held,
+    Hold,
+    Load,
+    Measurement,
+    Window,
+    cpu_seconds,
+    order_of,
+    resident_bytes,
+)
+from benchmarks.scene import Scene
 
-REQUESTS = "raw.requests"
-REPLIES = "raw.replies"
 REPLY_PARTITION = 0
 
 _POLL_SECONDS = 0.05
@@ -30,19 +40,37 @@ _COMMIT_INTERVAL_SECONDS = 0.2  # as often as the mesh
 _FLUSH_SECONDS = 10.0
 
 
-def callee(bootstrap_servers: str) -> None:
+def requests_of(scene: str) -> str:
+    """Name the topic of a scene's requests."""
+    return f"raw-{scene}.requests"
+
+
+def replies_of(scene: str) -> str:
+    """Name the topic of a scene's replies."""
+    return f"raw-{scene}.replies"
+
+
+def messages_of(scene: str) -> str:
+    """Name the topic of a scene's messages that nobody reads."""
+    return f"raw-{scene}.messages"
+
+
+def callee(scene: Scene) -> None:
     """Answer requests until stdin ends."""
-    _make_topics(bootstrap_servers)
-    producer = _producer(bootstrap_servers)
-    consumer = _consumer(bootstrap_servers, **{"group.protocol": "consumer"})
-    consumer.subscribe([REQUESTS])
+    _make_topics(scene)
+    producer = _producer(scene.bootstrap_servers)
+    consumer = _consumer(
+        scene.bootstrap_servers, **{"group.id": f"raw-{scene.group}", "group.protocol": "consumer"}
+    )
+    consumer.subscribe([requests_of(scene.name)])
+    replies = replies_of(scene.name)
     stop = threading.Event()
     threading.Thread(target=_set_at_end_of_stdin, args=(stop,), daemon=True).start()
     print("ready", flush=True)
     uncommitted, commit_at = False, 0.0
     while not stop.is_set():
         for request in _batch(consumer):
-            producer.produce(REPLIES, key=request.key(), value=RAW_VALUE, partition=REPLY_PARTITION)
+            _produce(producer, replies, key=request.key(), value=request.value(), partition=REPLY_PARTITION)
             uncommitted = True
         producer.poll(0)
         if uncommitted and time.monotonic() >= commit_at:
@@ -52,29 +80,44 @@ def callee(bootstrap_servers: str) -> None:
     consumer.close()
 
 
-def caller(bootstrap_servers: str) -> None:
-    """Take loads from stdin until it ends."""
-    producer = _producer(bootstrap_servers)
-    consumer = _consumer(bootstrap_servers)
-    replies = TopicPartition(REPLIES, REPLY_PARTITION)
+def caller(scene: Scene) -> None:
+    """Do what stdin says until it ends."""
+    producer = _producer(scene.bootstrap_servers)
+    consumer = _consumer(scene.bootstrap_servers, **{"group.id": f"raw-callers-{scene.name}-{os.getpid()}"})
+    replies = TopicPartition(replies_of(scene.name), REPLY_PARTITION)
     _, replies.offset = consumer.get_watermark_offsets(replies)
     consumer.assign([replies])
+    requests, messages = requests_of(scene.name), messages_of(scene.name)
     print("ready", flush=True)
     for line in sys.stdin:
-        measured = _drive(Load.model_validate_json(line), producer, consumer)
-        print(measured.model_dump_json(), flush=True)
+        match order_of(line):
+            case Load(way="message") as load:
+                print(_send(load, producer, messages).model_dump_json(), flush=True)
+            case Load() as load:
+                print(_drive(load, producer, consumer, requests).model_dump_json(), flush=True)
+            case First():
+                producer.produce(requests, key=key_of(0), value=RAW_VALUE)
+                while not list(_batch(consumer)):
+                    producer.poll(0)
+                print(flush=True)
+            case Hold(calls=calls):
+                for number in range(calls):
+                    _produce(producer, requests, key=key_of(number), value=RAW_VALUE)
+                producer.flush(_FLUSH_SECONDS)
+                print(Held(resident_bytes=resident_bytes()).model_dump_json(), flush=True)
     consumer.close()
 
 
-def _drive(load: Load, producer: Producer, consumer: Consumer) -> Measurement:
+def _drive(load: Load, producer: Producer, consumer: Consumer, requests: str) -> Measurement:
     window = Window(load, time.perf_counter, cpu_seconds)
     numbers = itertools.count()
     sent: dict[bytes, float] = {}
+    value = RAW_VALUE + bytes(load.extra_bytes)
 
     def send() -> None:
         key = key_of(next(numbers)).encode()
         sent[key] = time.perf_counter()
-        producer.produce(REQUESTS, key=key, value=RAW_VALUE)
+        producer.produce(requests, key=key, value=value)
 
     for _ in range(load.in_flight):
         send()
@@ -93,6 +136,42 @@ def _drive(load: Load, producer: Producer, consumer: Consumer) -> Measurement:
     return window.measurement()
 
 
+def _send(load: Load, producer: Producer, messages: str) -> Measurement:
+    """Keep messages in flight; what answers each is Kafka's acknowledgement."""
+    window = Window(load, time.perf_counter, cpu_seconds)
+    numbers = itertools.count()
+    value = RAW_VALUE + bytes(load.extra_bytes)
+
+    def send() -> None:
+        sent_at = time.perf_counter()
+
+        def acknowledged(error: Any, _: Message) -> None:
+            if error is not None:
+                raise KafkaException(error)
+            window.answered(sent_at, time.perf_counter())
+            if not window.closed:
+                send()
+
+        producer.produce(messages, key=key_of(next(numbers)), value=value, on_delivery=acknowledged)
+
+    for _ in range(load.in_flight):
+        send()
+    while len(producer):
+        producer.poll(_POLL_SECONDS)
+    return window.measurement()
+
+
+def _produce(producer: Producer, topic: str, **record: Any) -> None:
+    """Produce; a full queue, as a backlog makes it, is waited for."""
+    while True:
+        try:
+            producer.produce(topic, **record)
+        except BufferError:
+            producer.poll(_POLL_SECONDS)
+        else:
+            return
+
+
 def _set_at_end_of_stdin(stop: threading.Event) -> None:
     sys.stdin.read()
     stop.set()
@@ -109,11 +188,15 @@ def _batch(consumer: Consumer) -> Iterator[Message]:
         yield message
 
 
-def _make_topics(bootstrap_servers: str) -> None:
-    topics = [NewTopic(name, PARTITIONS, 1) for name in (REQUESTS, REPLIES)]
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})  # kept: its futures end with it
-    for made in admin.create_topics(topics).values():
-        made.result()
+def _make_topics(scene: Scene) -> None:
+    admin = AdminClient({"bootstrap.servers": scene.bootstrap_servers})  # kept: its futures end with it
+    wanted = {requests_of(scene.name), replies_of(scene.name), messages_of(scene.name)}
+    missing = (
+        wanted - admin.list_topics(timeout=_FLUSH_SECONDS).topics.keys()
+    )  # a callee before may have made them
+    if missing:
+        for made in admin.create_topics([NewTopic(name, scene.partitions, 1) for name in missing]).values():
+            made.result()
 
 
 def _producer(bootstrap_servers: str) -> Producer:
@@ -134,7 +217,6 @@ def _consumer(bootstrap_servers: str, **more: Any) -> Consumer:
         {
             "bootstrap.servers": bootstrap_servers,
             "log_level": 0,
-            "group.id": f"raw-{os.getpid()}",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             **more,
@@ -143,4 +225,4 @@ def _consumer(bootstrap_servers: str, **more: Any) -> Consumer:
 
 
 if __name__ == "__main__":
-    {"callee": callee, "caller": caller}[sys.argv[1]](sys.argv[2])
+    {"callee": callee, "caller": caller}[sys.argv[1]](Scene.model_validate_json(sys.argv[2]))

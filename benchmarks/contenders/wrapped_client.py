@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException
 
 from benchmarks.clients import GATE_ASKED, KEYS, Pace, Stopwatch, Task, take_tasks
+from benchmarks.contenders.mesh import mesh
 from benchmarks.contenders.plain_client import SENDING, properties, receiving
-from benchmarks.contracts import PARTITIONS, request_of
-from broker_mesh import Mesh
+from benchmarks.contracts import request_of
+from benchmarks.scene import Scene
 from broker_mesh_adapters.confluent_kafka import Consumer, Producer
 
 
-def producer(bootstrap_servers: str) -> None:
+def producer(scene: Scene) -> None:
     """Take tasks from stdin until it ends."""
-    client = Producer(
-        properties(bootstrap_servers, **SENDING), mesh=mesh("gates", bootstrap_servers), declared=[GATE_ASKED]
-    )
+    client = Producer(properties(scene, **SENDING), mesh=mesh("gates", scene), declared=[GATE_ASKED])
 
     def failed(error: Any, _: Any) -> None:
         if error is not None:
@@ -39,15 +37,13 @@ def producer(bootstrap_servers: str) -> None:
     client.close()
 
 
-def consumer(bootstrap_servers: str) -> None:
+def consumer(scene: Scene) -> None:
     """Take tasks from stdin until it ends."""
-    ground = mesh("ground", bootstrap_servers)
+    ground = mesh("ground", scene)
 
     def receive(task: Task) -> Pace:
         watch = Stopwatch()
-        client = Consumer(
-            properties(bootstrap_servers, **receiving(task)), mesh=ground, declared=[GATE_ASKED]
-        )
+        client = Consumer(properties(scene, **receiving(task)), mesh=ground, declared=[GATE_ASKED])
         client.subscribe([GATE_ASKED.name])
         taken = 0
         while taken < task.messages:
@@ -66,13 +62,5 @@ def consumer(bootstrap_servers: str) -> None:
     take_tasks(receive)
 
 
-def mesh(service: str, bootstrap_servers: str) -> Mesh:
-    """Make a mesh that reads neither this machine's environment nor its mesh.toml or schema files."""
-    here = Path(__file__).parent
-    return Mesh(
-        service, bootstrap_servers=bootstrap_servers, environ={}, directory=here, partitions=PARTITIONS
-    )
-
-
 if __name__ == "__main__":
-    {"producer": producer, "consumer": consumer}[sys.argv[1]](sys.argv[2])
+    {"producer": producer, "consumer": consumer}[sys.argv[1]](Scene.model_validate_json(sys.argv[2]))

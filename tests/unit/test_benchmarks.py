@@ -1,32 +1,23 @@
-"""The pure parts of the benchmark: what is counted, the statistics, what is printed; no figure of a machine."""
+"""The pure parts of the benchmark: what is counted, and the statistics; no figure of a machine."""
 
 from __future__ import annotations
 
-import io
-import json
-import re
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from benchmarks.__main__ import main
-from benchmarks.contracts import ASSIGN_GATE, RAW_VALUE, key_of, reply_to, request_of
-from benchmarks.figures import percentile, ratio, summed_up
-from benchmarks.load import Load, Measurement, Window
-from benchmarks.machine import Machine
-from benchmarks.measuring import Plan, in_turn
-from benchmarks.report import document, notes, rounded, table
+from benchmarks.backlogs import renamed
+from benchmarks.contracts import RAW_VALUE, assign_gate, key_of, reply_to, request_of
+from benchmarks.figures import Figures, growth, percentile, ratio, summed_up
+from benchmarks.lineup import MESH, MESH_TRACED, RAW
+from benchmarks.load import First, Hold, Load, Measurement, Window, order_of
+from benchmarks.measuring import Cell, in_turn
+from benchmarks.scene import Scene
 from broker_mesh.contracts.codec import Codec
 from broker_mesh.contracts.models import schema_of_model
 from broker_mesh.contracts.schema import AvroSchema
-
-PLAN = Plan(rounds=3, seconds=1.5)
-MACHINE = Machine(
-    cores=2, system="Linux x86_64", python="3.11.7", versions={"Kafka": "4.3.1"}, load_average=0.25
-)
 
 
 class NoSchemas:
@@ -34,23 +25,8 @@ class NoSchemas:
         return None
 
 
-def seen(requests_per_second: float, p50_ms: float, **cpu_us: float) -> Measurement:
-    return Measurement(
-        requests=1,
-        requests_per_second=requests_per_second,
-        p50_ms=p50_ms,
-        p99_ms=p50_ms * 2,
-        cpu_us=cpu_us or {"caller": 10, "callee": 20, "broker": 30},
-    )
-
-
-def three_rounds() -> dict[tuple[str, int], list[Measurement]]:
-    return {
-        ("raw", 1): [seen(1000, 1.0), seen(500, 2.0), seen(2000, 0.5)],
-        ("mesh", 1): [seen(500, 2.0), seen(300, 3.0), seen(800, 1.5)],
-        ("raw", 64): [seen(4000, 10)] * 3,
-        ("mesh", 64): [seen(1000, 1250)] * 3,
-    }
+def seen(rate: float, p50_ms: float) -> Figures:
+    return {"rate": rate, "p50_ms": p50_ms}
 
 
 # ── statistics ────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,29 +64,49 @@ def test_rounds_that_are_not_the_same_have_no_ratio() -> None:
 
 
 def test_rows_are_medians_and_the_baseline_has_no_ratio_to_itself() -> None:
-    raw, mesh, *_ = rows = summed_up(three_rounds())
-    assert [(row.contender, row.in_flight) for row in rows] == list(three_rounds())
-    assert (raw.requests_per_second, raw.p50_ms, raw.p99_ms, raw.rounds) == (1000, 1.0, 2.0, 3)
-    assert raw.to_baseline == {}
-    assert (mesh.requests_per_second, mesh.p50_ms) == (500, 2.0)
-    assert mesh.to_baseline["requests_per_second"].median == 0.5
+    raw, mesh = summed_up(
+        {
+            ("1", "raw"): [seen(1000, 1.0), seen(500, 2.0), seen(2000, 0.5)],
+            ("1", "mesh"): [seen(500, 2.0), seen(300, 3.0), seen(800, 1.5)],
+        },
+        ["rate", "p50_ms"],
+    )
+    assert (raw.load, raw.contender, raw.rounds, raw.to_baseline) == ("1", "raw", 3, {})
+    assert raw.figures == {"rate": 1000, "p50_ms": 1.0}
+    assert mesh.figures == {"rate": 500, "p50_ms": 2.0}
+    assert mesh.to_baseline["rate"].median == 0.5
     assert mesh.to_baseline["p50_ms"].median == 2.0
-    assert mesh.cpu_us == {"caller": 10, "callee": 20, "broker": 30}
 
 
-def test_every_other_round_goes_the_other_way_round() -> None:
-    assert [in_turn(["raw", "mesh"], number) for number in range(3)] == [
-        ["raw", "mesh"],
-        ["mesh", "raw"],
-        ["raw", "mesh"],
-    ]
+def test_without_a_baseline_there_are_no_ratios() -> None:
+    measured = {("1", "raw"): [seen(1, 1)], ("1", "mesh"): [seen(2, 2)], ("2", "mesh"): [seen(3, 3)]}
+    assert not any(row.to_baseline for row in summed_up(measured, ["rate"], baseline=None))
+    _, _, alone = summed_up(measured, ["rate"])
+    assert alone.to_baseline == {}, "the baseline was not measured with its load"
+
+
+def test_growth_is_taken_round_by_round() -> None:
+    measured = {("few", "mesh"): [seen(1, 0), seen(4, 0)], ("many", "mesh"): [seen(3, 0), seen(2, 0)]}
+    assert growth(measured, "rate", "mesh", "few", "many") == [3.0, 0.5]
+
+
+async def never() -> Figures:
+    raise AssertionError("only the order is asked for")
+
+
+def test_every_other_round_goes_the_other_way_round_load_by_load() -> None:
+    cells = [Cell(load, name, never) for load in ("1", "64") for name in ("raw", "mesh")]
+    there = [("1", "raw"), ("1", "mesh"), ("64", "raw"), ("64", "mesh")]
+    back = [("1", "mesh"), ("1", "raw"), ("64", "mesh"), ("64", "raw")]
+    found = [[(cell.load, cell.contender) for cell in in_turn(cells, number)] for number in range(3)]
+    assert found == [there, back, there]
 
 
 # ── the window ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def make_window(cpu_seconds: Callable[[int], float]) -> Window:
-    load = Load(in_flight=1, warm_up_seconds=1.0, seconds=2.0, processes={"caller": 7})
+    load = Load(in_flight=1, warm_up_seconds=1.0, seconds=2.0, processes={"caller": [7]})
     return Window(load, lambda: 100.0, cpu_seconds)
 
 
@@ -136,18 +132,28 @@ def test_a_slow_start_does_not_shorten_the_window() -> None:
     assert window.measurement().requests_per_second == 1.0
 
 
+def test_a_window_sees_as_many_answers_as_are_in_flight() -> None:
+    load = Load(in_flight=3, warm_up_seconds=0, seconds=1.0, processes={})
+    window = Window(load, lambda: 0.0, lambda _: 0.0)
+    for now in (0.0, 2.0, 3.0, 4.0):  # the first opens it, the others are answers
+        window.answered(0.0, now)
+        assert not window.closed
+    window.answered(0.0, 5.0)
+    assert window.closed
+    assert window.measurement().requests_per_second == 0.8
+
+
 # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_all_contenders_send_as_many_bytes() -> None:
-    assert ASSIGN_GATE.reply is not None
-    for model, value in [
-        (ASSIGN_GATE.request, request_of(1)),
-        (ASSIGN_GATE.reply, reply_to(request_of(1))),
-    ]:
+@pytest.mark.parametrize("extra", [0, 35, 9835])
+def test_all_contenders_send_as_many_bytes(extra: int) -> None:
+    operation, request = assign_gate("any"), request_of(1, extra)
+    assert operation.reply is not None
+    for model, value in [(operation.request, request), (operation.reply, reply_to(request))]:
         written = Codec("any", schema_of_model(model, "gates.v1"), 1, model, NoSchemas()).encode(value)
-        assert 150 <= len(written) <= 200
-        assert abs(len(written) - len(RAW_VALUE)) <= 5
+        assert abs(len(written) - len(RAW_VALUE) - extra) <= 8
+    assert 150 <= len(RAW_VALUE) <= 200
 
 
 def test_no_two_requests_in_flight_have_the_same_key() -> None:
@@ -155,58 +161,45 @@ def test_no_two_requests_in_flight_have_the_same_key() -> None:
     assert {len(key_of(number)) for number in (0, 99_999, 100_000)} == {6}
 
 
-# ── what is printed ───────────────────────────────────────────────────────────────────────────────────────
+def test_settings_of_one_program_have_topics_of_their_own() -> None:
+    scene = Scene(bootstrap_servers="127.0.0.1:1", name="some")
+    raw, mesh, traced = (each.within(scene, "http://collector") for each in (RAW, MESH, MESH_TRACED))
+    assert raw == scene
+    assert (mesh.sampled, mesh.collector, traced.sampled) == (0.01, "http://collector", 1.0)
+    assert len({assign_gate(each.name).name for each in (raw, mesh, traced)}) == 3
 
 
-def printed() -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=120)
-    console.print(table(summed_up(three_rounds())))
-    return out.getvalue()
+def test_copies_of_a_request_have_an_id_of_their_own() -> None:
+    given = [("ce_id", b"1"), ("ce_source", b"ground")]
+    (name, identity), source = renamed(given)
+    assert (name, source) == ("ce_id", ("ce_source", b"ground"))
+    assert identity not in (b"1", renamed(given)[0][1])
 
 
-def test_the_table_has_a_line_for_each_contender_and_load() -> None:
-    lines = [
-        re.split(r"\s{2,}", line.strip()) for line in printed().splitlines() if line.strip()[:1].isdigit()
-    ]
-    assert lines == [
-        ["1", "raw", "1,000", "–", "1.00", "–", "2.00", "10", "20", "30"],
-        ["1", "mesh", "500", "0.50 (0.40–0.60)", "2.00", "2.00", "4.00", "10", "20", "30"],
-        ["64", "raw", "4,000", "–", "10.00", "–", "20.00", "10", "20", "30"],
-        ["64", "mesh", "1,000", "0.25 (0.25–0.25)", "1,250.00", "125", "2,500.00", "10", "20", "30"],
-    ]
-
-
-def test_the_notes_name_the_machine() -> None:
-    text = "\n".join(notes(PLAN, MACHINE))
-    for fact in ("3 interleaved rounds", "1.5 s", "2 cores", "Linux x86_64", "3.11.7", "0.25", "Kafka 4.3.1"):
-        assert fact in text
-
-
-def test_json_has_the_machine_the_plan_and_every_row() -> None:
-    found = json.loads(json.dumps(document(summed_up(three_rounds()), PLAN, MACHINE)))
-    assert found["machine"]["load_average"] == 0.25
-    assert (found["plan"]["rounds"], found["plan"]["seconds"], found["baseline"]) == (3, 1.5, "raw")
-    assert [(row["contender"], row["in_flight"]) for row in found["results"]] == list(three_rounds())
-    assert found["results"][1]["to_baseline"]["p50_ms"] == {"median": 2.0, "lowest": 1.5, "highest": 3.0}
-
-
-def test_floats_are_rounded_however_deep_they_are() -> None:
-    assert rounded({"a": 1.23456, "b": {"c": 2.0004}, "d": "x", "e": 3}) == {
-        "a": 1.235,
-        "b": {"c": 2.0},
-        "d": "x",
-        "e": 3,
-    }
+# ── what is told ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--rounds", "0"], ["--rounds", "x"], ["--seconds", "nan"], ["--seconds", "0"], ["-o", "xml"]]
+    "order",
+    [
+        Load(way="message", in_flight=1, warm_up_seconds=0, seconds=1, processes={"callee": [1, 2]}),
+        First(),
+        Hold(calls=3),
+    ],
 )
-def test_wrong_usage_ends_before_anything_is_started(
-    wrong: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(wrong)
-    assert ended.value.code == 2
-    assert "usage" in capsys.readouterr().err
+def test_orders_are_read_as_they_were_written(order: Load | First | Hold) -> None:
+    assert order_of(order.model_dump_json()) == order
+
+
+def test_the_cost_of_a_request_is_that_of_all_processes() -> None:
+    measured = Measurement(
+        requests=1, requests_per_second=2, p50_ms=3, p99_ms=4, cpu_us={"caller": 5, "callee": 6}
+    )
+    assert measured.figures() == {
+        "requests_per_second": 2,
+        "p50_ms": 3,
+        "p99_ms": 4,
+        "caller_us": 5,
+        "callee_us": 6,
+        "cost_us": 11,
+    }
