@@ -3,8 +3,9 @@
 On the way of a message: between `service.py`, which takes records, and their lanes. A handler may take its process
 down with it; the next owner can only tell so from what was committed before. So the first records of an assignment wait
 until a commit is acknowledged that says that they are in work; and where owners before have ended uncleanly more than
-once, each record waits for one that names it (`suspicion.py`), and for every other record that runs so. While its
-handler waits for somebody else another record may run; then that one alone is named, since who is named is blamed.
+once, each record waits for one that names it (`suspicion.py`), and for its partition's turn among all that run so
+(`rotation.py`). While its handler waits for somebody else another record may run; then that one alone is named, since
+who is named is blamed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from broker_mesh.assignment import Assignment
 from broker_mesh.kafka.positions import Positions
 from broker_mesh.message import Message, Record
 from broker_mesh.progress import Alone
-from broker_mesh.turn import HandedBack
+from broker_mesh.rotation import Rotation
+from broker_mesh.turn import HandedBack, Places
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +33,22 @@ class SinglePlace:
         entry: of the service.
         assignment: of the record's partition.
         alone: the record, and its attempt.
+        places: where it runs once its partition's records need not run singly any more.
     """
 
-    def __init__(self, entry: Entry, assignment: Assignment, alone: Alone) -> None:
+    def __init__(self, entry: Entry, assignment: Assignment, alone: Alone, places: Places) -> None:
         self._entry = entry
+        self._places = places
+        self._is_single = False
         self.assignment = assignment
         self.alone = alone
 
     async def acquire(self) -> None:
         """Take the place, and have Kafka know of that, unless the partition is being given up."""
-        await self._entry.single.acquire()
+        self._is_single = await self._entry.single.acquire(self.assignment)
+        if not self._is_single:
+            await self._places.acquire()
+            return
         try:
             await self._entry.name(self)
         except BaseException:
@@ -49,7 +57,10 @@ class SinglePlace:
 
     def release(self) -> None:
         """Give the place to others; the record stays named until one of them begins, or its attempt is over."""
-        self._entry.single.release()
+        if self._is_single:
+            self._entry.single.release()
+        else:
+            self._places.release()
 
 
 class Entry:
@@ -70,7 +81,7 @@ class Entry:
         self._commit = commit
         self._let_in = let_in
         self._broken = broken
-        self.single = asyncio.Semaphore(1)
+        self.single: Rotation[Assignment] = Rotation(_runs_singly)
         self._named: list[SinglePlace] = []  # what runs, or waits while nothing else has begun since
 
     def put(self, assignment: Assignment, record: Record) -> None:
@@ -85,12 +96,14 @@ class Entry:
             task.add_done_callback(assignment.tasks.discard)
 
     @contextmanager
-    def singly(self, assignment: Assignment, message: Message) -> Iterator[SinglePlace | None]:
-        """Give the place in which an attempt has to run that is made in a block; None where any does."""
+    def singly(
+        self, assignment: Assignment, message: Message, places: Places
+    ) -> Iterator[SinglePlace | None]:
+        """Give the place in which an attempt has to run that is made in a block; None where any of `places` does."""
         if message.record is None or not assignment.suspicion.singly:
             yield None
             return
-        place = SinglePlace(self, assignment, Alone(message.record.offset, message.envelope.attempt))
+        place = SinglePlace(self, assignment, Alone(message.record.offset, message.envelope.attempt), places)
         try:
             yield place
         finally:
@@ -149,3 +162,8 @@ class Entry:
             leaving.cancel()
         if assignment.draining.is_set():
             raise HandedBack
+
+
+def _runs_singly(assignment: Assignment) -> bool:
+    """Tell whether records of a partition have to run singly; of one that is being given up none begins at all."""
+    return assignment.suspicion.singly and not assignment.draining.is_set()

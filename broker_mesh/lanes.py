@@ -25,7 +25,7 @@ from broker_mesh.outcome import Outcome, RetryLater
 from broker_mesh.parking import too_many
 from broker_mesh.passage import Passage
 from broker_mesh.settle import CarryOut, FencedError
-from broker_mesh.turn import HandedBack, Turn
+from broker_mesh.turn import HandedBack, Places, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Lanes:
         finished: told after each record that its assignment has one less in work.
         failed: told what the service can't go on with.
         certain: waits until what is assigned is certain to be.
-        singly: gives the place of an attempt that has to run singly, for a block; None where it need not.
+        singly: gives the place of an attempt that has to run singly, for a block; None where it runs in any place.
         guard: lets attempts begin; in an outage one by one.
         rests: has a record wait outside of its lane for its next attempt, due at a time (epoch ms); False where it
             keeps its place.
@@ -59,7 +59,7 @@ class Lanes:
         finished: Callable[[Assignment], None],
         failed: Callable[[MeshError], None],
         certain: Callable[[], Awaitable[None]],
-        singly: Callable[[Assignment, Message], AbstractContextManager[SinglePlace | None]],
+        singly: Callable[[Assignment, Message, Places], AbstractContextManager[SinglePlace | None]],
         guard: OutageGuard,
         rests: Callable[[Assignment, Record, int], bool],
         settle: CarryOut,
@@ -238,7 +238,7 @@ class Lanes:
     async def _attempt(
         self, assignment: Assignment, message: Message, passage: Passage
     ) -> tuple[Outcome, Sequence[asyncio.Future[None]]] | None:
-        with self._singly(assignment, message) as single:
+        with self._singly(assignment, message, self._places) as single:
             async with Turn(single or self._places, assignment.draining) as turn:
                 await self._certain()
                 turn.begin()  # it may have waited long for its time, or for a place

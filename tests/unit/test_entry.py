@@ -104,8 +104,9 @@ async def test_what_is_given_up_before_the_acknowledgement_is_never_let_in() -> 
 async def attempt(desk: Desk, offset: int) -> AsyncIterator[Turn]:
     """An attempt as lanes make it."""
     assignment = desk.assignment
-    with desk.entry.singly(assignment, received(record(offset), TOPIC)) as single:
-        async with Turn(single or asyncio.Semaphore(), assignment.draining) as turn:
+    places = asyncio.Semaphore()
+    with desk.entry.singly(assignment, received(record(offset), TOPIC), places) as single:
+        async with Turn(single or places, assignment.draining) as turn:
             turn.begin()
             yield turn
 
