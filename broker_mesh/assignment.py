@@ -188,6 +188,7 @@ class Assignment:
             done=self.tracker.done_beyond,
             attempts=self.attempts,
             deaths=self.suspicion.deaths,
+            singly=self.suspicion.left,
             running=running,
             alone=self.alone if running else None,
             in_flight=self._in_flight if running else 0,

@@ -40,20 +40,29 @@ class SinglePlace:
         self._entry = entry
         self._places = places
         self._is_single = False
+        self._has_begun = False
         self.assignment = assignment
         self.alone = alone
 
     async def acquire(self) -> None:
-        """Take the place, and have Kafka know of that, unless the partition is being given up."""
+        """Take the place, and have Kafka know of that, unless the partition is being given up.
+
+        Raises:
+            HandedBack: it is being given up, and the attempt has not begun: it needs no place at all.
+        """
         self._is_single = await self._entry.single.acquire(self.assignment)
         if not self._is_single:
+            if self.assignment.draining.is_set() and not self._has_begun:
+                raise HandedBack
             await self._places.acquire()
+            self._has_begun = True
             return
         try:
             await self._entry.name(self)
         except BaseException:
             self.release()
             raise
+        self._has_begun = True
 
     def release(self) -> None:
         """Give the place to others; the record stays named until one of them begins, or its attempt is over."""

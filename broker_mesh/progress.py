@@ -13,6 +13,7 @@ The format, all ASCII, parts separated by dots::
     position  the committed offset, decimal: the text is void beside any other
     r         an owner has records in work
     k<n>      n owners ended uncleanly at this position
+    u<n>      n more records are to run by themselves
     s<o><a>   the record at position+o ran by itself, its attempt a
     f<n>      n records were in flight
     p<n>      n keys are parked in the retry topic
@@ -83,6 +84,7 @@ class Progress(NamedTuple):
         done: offsets beyond the position that need no work any more.
         attempts: by offset, of records that wait for another attempt in their place.
         deaths: how many owners in a row ended uncleanly at this very position.
+        singly: how many more records are to run by themselves, after unclean ends.
         running: whether an owner has records in work; found on taking over, it has died or was cut off.
         alone: the record that runs by itself, after unclean ends.
         in_flight: how many records were taken and not settled, and due; for people.
@@ -93,6 +95,7 @@ class Progress(NamedTuple):
     done: Ranges = ()
     attempts: Mapping[int, Attempts] = MappingProxyType({})
     deaths: int = 0
+    singly: int = 0
     running: bool = False
     alone: Alone | None = None
     in_flight: int = 0
@@ -113,6 +116,8 @@ class Progress(NamedTuple):
             parts.append("r")
         if self.deaths:
             parts.append("k" + _varint(self.deaths))
+        if self.singly:
+            parts.append("u" + _varint(self.singly))
         if self.alone is not None and self.alone.offset >= position:
             parts.append("s" + _varint(self.alone.offset - position) + _varint(self.alone.attempt))
         if self.in_flight:
@@ -164,6 +169,8 @@ def _parsed(parts: Iterable[str], position: int) -> Progress:
                 found = found._replace(running=True)
             case "k":
                 found = found._replace(deaths=_only(rest))
+            case "u":
+                found = found._replace(singly=_only(rest))
             case "s":
                 beyond, attempt = _numbers(rest)
                 found = found._replace(alone=Alone(position + beyond, attempt))

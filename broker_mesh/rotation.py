@@ -19,7 +19,7 @@ class Rotation(Generic[Party]):
     """One place, on one event loop.
 
     Args:
-        still_needs: tells whether a party's records have to run in the place at all; asked when its turn comes.
+        still_needs: tells whether a party's records have to run in the place at all; asked whenever it is given back.
     """
 
     def __init__(self, still_needs: Callable[[Party], bool]) -> None:
@@ -55,15 +55,14 @@ class Rotation(Generic[Party]):
             self._leave(party, turn)
 
     def release(self) -> None:
-        """Give the place to the party that has waited longest for a turn."""
+        """Give the place to the party that has waited longest for a turn; who does not need it any more goes on now."""
         self._taken = False
+        for party in [each for each in self._lines if not self._still_needs(each)]:
+            for turn in self._lines.pop(party):
+                _give(turn, taken=False)
         while self._lines and not self._taken:
             party = next(iter(self._lines))
             line = self._lines.pop(party)
-            if not self._still_needs(party):
-                for turn in line:
-                    _give(turn, taken=False)
-                continue
             while line and not self._taken:
                 self._taken = _give(line.popleft(), taken=True)
             if line:

@@ -229,8 +229,9 @@ class Service:
             self._assignments[partition] = assignment
             if assignment.suspicion.singly:
                 logger.warning(
-                    "%s/%d: %d owners in a row have ended uncleanly at offset %d: %d records run one at a time now",
-                    *(*partition, assignment.suspicion.deaths, position.offset, self._settings.concurrency),
+                    "%s/%d: %d owners in a row have ended uncleanly at offset %d or before: %d records run one at a "
+                    "time now",
+                    *(*partition, assignment.suspicion.deaths, position.offset, assignment.suspicion.left),
                 )
             if self._stopping:  # nothing begins any more, and nothing is to be found out for it
                 assignment.draining.set()

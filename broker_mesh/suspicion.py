@@ -10,8 +10,11 @@ left is the last commit, which says that the owner was at work. Pure; carried ou
                                                           │
                           two of them at one position     ▼
     calm ◀── as many records settled as handlers ──── singly: one record at a time, each only after a commit says which
-             run at once                                │
+             run at once, by whatever owners            │
                                                         └── the owner ends: that record is noted, twice is guilty
+
+How many are left to run so goes from owner to owner: where partitions change hands every few seconds each of them would
+begin anew, and none come to the end. An end while none of its records was named was not this partition's doing.
 """
 
 from __future__ import annotations
@@ -32,17 +35,22 @@ class Suspicion:
         window: how many records may have been with their handlers when an owner ended.
 
     Attributes:
-        deaths: how many owners in a row have ended uncleanly at this position.
+        deaths: how many owners in a row have ended uncleanly at this position, or while its records ran singly.
+        left: how many more records are to run singly.
     """
 
     def __init__(self, found: Progress, window: int) -> None:
-        self.deaths = found.deaths + found.running
-        self._singly = window if self.deaths >= ENDS_BEFORE_SINGLY else 0
+        if found.singly:
+            self.deaths = found.deaths + (found.running and found.alone is not None)
+            self.left = min(found.singly, window)
+        else:
+            self.deaths = found.deaths + found.running
+            self.left = window if self.deaths >= ENDS_BEFORE_SINGLY else 0
 
     @property
     def singly(self) -> bool:
         """Whether records run one at a time."""
-        return self._singly > 0
+        return self.left > 0
 
     def settled(self, *, moved: bool) -> None:
         """Note that a record is settled.
@@ -50,10 +58,12 @@ class Suspicion:
         Args:
             moved: whether the position moved with it.
         """
-        if self._singly:
-            self._singly -= 1
-        # While records run singly the next owner is to go on so: the guilty one may be behind what is settled now.
-        if moved and not self._singly:
+        if self.left:
+            self.left -= 1
+            moved = (
+                not self.left
+            )  # all of them have run: whoever it was has been found, or was somebody outside
+        if moved:
             self.deaths = 0
 
 

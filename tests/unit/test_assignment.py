@@ -120,7 +120,7 @@ async def test_a_commit_that_is_awaited_names_what_runs_alone_and_resolves_with_
     assignment.take(record(10))
     assignment.alone = Alone(10, 1)
     position, acknowledged = assignment.commit_now(0.0)
-    assert said(position)[2:5] == (2, True, Alone(10, 1))
+    assert said(position)[2:6] == (2, assignment.suspicion.left, True, Alone(10, 1))
     assignment.acknowledged(Position(1, 10, "older"))
     assert not acknowledged.done()
     assignment.acknowledged(position)
@@ -132,7 +132,7 @@ async def test_given_up_in_order_it_is_not_at_work_and_nothing_runs_alone() -> N
     assignment.take(record(10))
     assignment.alone = Alone(10, 1)
     assignment.commit_now(0.0)
-    assert said(assignment.commit_last())[2:5] == (2, False, None)
+    assert said(assignment.commit_last())[2:6] == (2, assignment.suspicion.left, False, None)
     assert take_over(NOTHING_COMMITTED).commit_last() is None
 
 

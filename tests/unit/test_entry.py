@@ -14,7 +14,7 @@ from broker_mesh.entry import Entry
 from broker_mesh.kafka.positions import NOTHING_COMMITTED, Partition, Position
 from broker_mesh.message import Record, received
 from broker_mesh.progress import Alone, Progress
-from broker_mesh.turn import HandedBack, Turn
+from broker_mesh.turn import HandedBack, Places, Turn
 
 TOPIC = "fleet.v1.retire"
 
@@ -101,10 +101,10 @@ async def test_what_is_given_up_before_the_acknowledgement_is_never_let_in() -> 
 
 
 @asynccontextmanager
-async def attempt(desk: Desk, offset: int) -> AsyncIterator[Turn]:
+async def attempt(desk: Desk, offset: int, places: Places | None = None) -> AsyncIterator[Turn]:
     """An attempt as lanes make it."""
     assignment = desk.assignment
-    places = asyncio.Semaphore()
+    places = places or asyncio.Semaphore()
     with desk.entry.singly(assignment, received(record(offset), TOPIC), places) as single:
         async with Turn(single or places, assignment.draining) as turn:
             turn.begin()
@@ -230,3 +230,41 @@ async def test_what_is_given_up_while_it_waits_for_its_commit_leaves_the_place_t
     desk.assignment.draining.set()
     await running
     assert not desk.entry.single.locked()
+
+
+async def test_what_is_given_up_while_it_stands_in_line_waits_for_no_other_place(
+    acknowledging: Acknowledging,
+) -> None:
+    """A drain is bounded: it is not to wait for handlers of other partitions only to hand records back."""
+    one = Desk(5, Progress(deaths=1, running=True))
+    other = Desk(5, Progress(deaths=1, running=True), beside=one)
+    acknowledging(one, other)
+    none_free = asyncio.Semaphore(0)
+
+    async def run() -> None:
+        with pytest.raises(HandedBack):
+            async with attempt(other, 5, none_free):
+                raise AssertionError("it has begun")
+
+    async with attempt(one, 5):
+        waiting = asyncio.create_task(run())
+        await settle_down()
+        other.assignment.draining.set()
+    async with asyncio.timeout(5):
+        await waiting
+    assert not one.entry.single.locked()
+
+
+async def test_what_has_begun_goes_on_in_another_place_while_its_partition_is_given_up(
+    acknowledging: Acknowledging,
+) -> None:
+    desk = Desk(5, Progress(deaths=1, running=True))
+    desk.put(5)
+    acknowledging(desk)
+    places = asyncio.Semaphore()
+    async with attempt(desk, 5, places) as turn:
+        async with turn.waiting():
+            desk.assignment.draining.set()
+        assert places.locked()
+        assert not desk.entry.single.locked()
+    assert not places.locked()

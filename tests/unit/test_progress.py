@@ -17,6 +17,7 @@ FULL = Progress(
         201: Attempts(2),
     },
     deaths=2,
+    singly=100,
     running=True,
     alone=Alone(100, 4),
     in_flight=2000,
@@ -29,7 +30,7 @@ def test_the_text_is_pinned() -> None:
     """Processes of two versions own the same partitions during a deployment."""
     assert (
         FULL.write(100)
-        == "progress1.rRVSJB.100.r.kC.sAE.fw-B.pH.chalf-open.tAOgg018v-iDDEofiDIn_018v-iD.dF_CCBlyJwr38B"
+        == "progress1.dK5KUC.100.r.kC.ukD.sAE.fw-B.pH.chalf-open.tAOgg018v-iDDEofiDIn_018v-iD.dF_CCBlyJwr38B"
     )
 
 

@@ -57,6 +57,20 @@ async def test_who_ceases_to_need_the_place_goes_on_without_it() -> None:
     assert not street.rotation.locked()
 
 
+async def test_who_ceases_to_need_the_place_waits_for_no_turn_of_others() -> None:
+    street = Street()
+    assert await street.rotation.acquire("one")
+    asks = [asyncio.create_task(street.rotation.acquire(party)) for party in ("one", "other", "third")]
+    await settle_down()
+    street.needing.remove("third")
+    street.rotation.release()
+    await settle_down()
+    assert [ask.done() for ask in asks] == [True, False, True]
+    assert not asks[2].result()
+    street.rotation.release()
+    assert await asks[1]
+
+
 @pytest.mark.parametrize("came", [False, True])
 async def test_a_turn_that_nobody_waits_for_any_more_is_the_next_one_s(came: bool) -> None:
     """Also where the place was given in the same moment in which the wait was cancelled."""

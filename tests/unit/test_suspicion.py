@@ -32,12 +32,35 @@ def test_two_unclean_ends_at_one_position_make_records_run_singly_until_all_susp
         assert suspicion.singly
         suspicion.settled(moved=True)
         assert suspicion.deaths == 2, "the next owner has to go on singly: the guilty one may come yet"
+    assert suspicion.left == 1
     suspicion.settled(moved=True)
     assert (suspicion.deaths, suspicion.singly) == (0, False)
 
 
 def test_an_orderly_end_in_between_does_not_acquit() -> None:
     assert Suspicion(Progress(deaths=2, running=False), window=3).singly
+
+
+def test_the_next_owner_goes_on_with_as_many_as_were_left() -> None:
+    """Each beginning anew, partitions that change hands every few seconds never come to the end of it."""
+    suspicion = Suspicion(Progress(deaths=2, singly=2), window=100)
+    assert (suspicion.deaths, suspicion.left) == (2, 2)
+    suspicion.settled(moved=False)
+    suspicion.settled(moved=False)
+    assert (suspicion.deaths, suspicion.singly) == (0, False), (
+        "also where the position waits for a later attempt"
+    )
+
+
+def test_an_end_is_a_partition_s_doing_only_if_one_of_its_records_was_named() -> None:
+    innocent = Suspicion(Progress(deaths=2, singly=7, running=True), window=100)
+    assert (innocent.deaths, innocent.left) == (2, 7)
+    named = Suspicion(Progress(deaths=2, singly=7, running=True, alone=Alone(7, 1)), window=100)
+    assert (named.deaths, named.left) == (3, 7)
+
+
+def test_of_a_service_with_fewer_handlers_no_more_run_singly_than_run_at_once() -> None:
+    assert Suspicion(Progress(deaths=2, singly=100), window=3).left == 3
 
 
 def test_the_first_end_of_what_ran_alone_is_noted_and_uses_up_no_attempt() -> None:
