@@ -96,7 +96,7 @@ class Assignment:
         self.changed = False  # there may be something to commit
         self.written = start  # what was handed over to be committed last
         self._in_work_at = float("-inf")
-        self._said_running = False
+        self._said_running, self._said_singly = False, self.suspicion.left
         # As it was said last: what does not hold any more is taken back, also where nothing comes to be handled.
         self._in_flight, self._parked, self._circuit = found.in_flight, found.parked, found.circuit
         self._awaited: list[asyncio.Future[None]] = []
@@ -232,13 +232,14 @@ class Assignment:
     def acknowledged(self, position: Position) -> None:
         """Note that Kafka has taken a commit."""
         if position == self.written:
+            self.suspicion.acknowledged(self._said_singly)
             awaited, self._awaited = self._awaited, []
             for each in awaited:
                 if not each.done():
                     each.set_result(None)
 
     def _write(self, *, running: bool) -> Position:
-        self._said_running = running
+        self._said_running, self._said_singly = running, self.suspicion.left
         at = self.tracker.position
         self.written = Position(self.epoch, at, self.progress(running=running).write(at))
         return self.written

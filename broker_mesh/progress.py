@@ -83,7 +83,7 @@ class Progress(NamedTuple):
     Args:
         done: offsets beyond the position that need no work any more.
         attempts: by offset, of records that wait for another attempt in their place.
-        deaths: how many owners in a row ended uncleanly at this very position.
+        deaths: how many owners in a row ended uncleanly at this very position, or with a record that ran by itself.
         singly: how many more records are to run by themselves, after unclean ends.
         running: whether an owner has records in work; found on taking over, it has died or was cut off.
         alone: the record that runs by itself, after unclean ends.

@@ -14,7 +14,8 @@ left is the last commit, which says that the owner was at work. Pure; carried ou
                                                         └── the owner ends: that record is noted, twice is guilty
 
 How many are left to run so goes from owner to owner: where partitions change hands every few seconds each of them would
-begin anew, and none come to the end. An end while none of its records was named was not this partition's doing.
+begin anew, and none come to the end. An end while none of its records was named was not this partition's doing; that
+holds since records run unnamed only once Kafka has a commit which says that none are left.
 """
 
 from __future__ import annotations
@@ -46,11 +47,16 @@ class Suspicion:
         else:
             self.deaths = found.deaths + found.running
             self.left = window if self.deaths >= ENDS_BEFORE_SINGLY else 0
+        self._is_over = not self.left
 
     @property
     def singly(self) -> bool:
-        """Whether records run one at a time."""
-        return self.left > 0
+        """Whether records run one at a time: also where none are left, until Kafka knows that."""
+        return not self._is_over
+
+    def acknowledged(self, left: int) -> None:
+        """Note that Kafka has a commit, the newest, which says how many are left."""
+        self._is_over = self._is_over or not left
 
     def settled(self, *, moved: bool) -> None:
         """Note that a record is settled.
@@ -60,9 +66,8 @@ class Suspicion:
         """
         if self.left:
             self.left -= 1
-            moved = (
-                not self.left
-            )  # all of them have run: whoever it was has been found, or was somebody outside
+            # All of them have run: whoever it was has been found, or was somebody outside.
+            moved = not self.left
         if moved:
             self.deaths = 0
 

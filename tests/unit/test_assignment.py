@@ -127,6 +127,21 @@ async def test_a_commit_that_is_awaited_names_what_runs_alone_and_resolves_with_
     assert acknowledged.done()
 
 
+async def test_records_run_unnamed_only_once_kafka_knows_that_none_are_left_to_run_by_themselves() -> None:
+    """Else one that ends its process right then is found as before, without a name: again and again, never counted."""
+    assignment = take_over(10, Progress(deaths=2, singly=1))
+    assignment.take(record(10))
+    named, _ = assignment.commit_now(0.0)
+    assignment.done(10)
+    assignment.acknowledged(named)
+    assert assignment.suspicion.singly
+    over = assignment.commit_due(0.2)
+    assert over is not None
+    assert said(over).singly == 0
+    assignment.acknowledged(over)
+    assert not assignment.suspicion.singly
+
+
 async def test_given_up_in_order_it_is_not_at_work_and_nothing_runs_alone() -> None:
     assignment = take_over(10, Progress(deaths=1, running=True))
     assignment.take(record(10))
