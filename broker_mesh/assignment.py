@@ -90,6 +90,7 @@ class Assignment:
         self.passages: dict[int, Passage] = {}  # by offset, of what waits outside of its lane
         self.draining = asyncio.Event()  # start nothing more
         self.relieving = False  # what waits at the front is being written again
+        self.read_to = 0  # the offset that the consumer has read to; all records before it were received
         self.in_flight = 0  # what the consumer counts as taken and not finished
         # Where nothing is committed there is nothing to say before something is taken.
         self.committable = start.offset != NOTHING_COMMITTED
@@ -128,6 +129,15 @@ class Assignment:
             self.attempts.pop(record.offset, None)
             self.changed |= self.tracker.position != before
         return needs_work
+
+    def skip_markers(self) -> None:
+        """Let the position go past what is read and was not taken, which is no record; nothing may be kept aside.
+
+        A commit that stays before a transaction's marker looks like lag, and, once retention has taken the marker, like
+        records that were lost.
+        """
+        if not self.draining.is_set():
+            self.changed |= self.tracker.skip_to(self.read_to)
 
     def done(self, offset: int) -> None:
         """Note that a record is settled."""

@@ -248,6 +248,13 @@ class Service:
             self._broken("taking records", bug)
         self._hold_back()
 
+    def reached(self, positions: Positions) -> None:
+        """Note how far partitions are read."""
+        for partition, position in positions.items():
+            if (assignment := self._assignments.get(partition)) is None or assignment.epoch != position.epoch:
+                continue
+            assignment.read_to = position.offset
+
     def _let_in(self, assignment: Assignment, record: Record) -> None:
         self._lanes.put(assignment, record)
 
@@ -371,7 +378,10 @@ class Service:
         self._guard.tend()
         # A position also moves without a lane that says so: a plain function may outlast its record.
         self._hold_back()
+        kept = {*self._newcomers.held, *self.sidings.held}
         for key, assignment in self._assignments.items():
+            if key not in kept:
+                assignment.skip_markers()
             assignment.describe(self._parked(key), self._guard.state(self._endpoints[key[0]].name))
         due = {key: each.commit_due(now) for key, each in self._assignments.items()}
         positions = {key: position for key, position in due.items() if position is not None}

@@ -67,6 +67,9 @@ class GroupListener(Protocol):
     def received(self, batch: Sequence[Record]) -> None:
         """Take records of assigned partitions."""
 
+    def reached(self, positions: Positions) -> None:
+        """Note how far partitions are read: what lies before, and was not received, is no record."""
+
     def drain(self, partitions: Sequence[Partition]) -> Coroutine[Any, Any, Positions]:
         """Finish what is being handled of these partitions within a bounded time, then fence them.
 
@@ -127,6 +130,7 @@ class GroupConsumer:
         properties = config.group_consumer(settings, client_id=client_id, group=group, on_error=self.outages)
         self._assigned: dict[Partition, int] = {}  # with the epoch
         self._begun: set[Partition] = set()  # those of them that have delivered
+        self._told_reached: Positions = {}
         self._prompt_until = 0.0
         self._epoch = 0
         self._commits = Commits(
@@ -208,7 +212,8 @@ class GroupConsumer:
                 self._commits.send(self._consumer)
                 self.membership.look(self._commits, self._consumer, owns=bool(self._assigned))
                 batch = self.flow.control(self._consumer, self._assigned.keys())
-                self.watch.look(self._consumer, self._assigned, self.flow.paused)
+                if self.watch.look(self._consumer, self._assigned, self.flow.paused):
+                    self._tell_reached()
                 prompt = time.monotonic() < self._prompt_until
                 first = self._consumer.poll(_PROMPT_POLL_SECONDS if prompt else _POLL_SECONDS)
                 if first is not None:
@@ -373,6 +378,18 @@ class GroupConsumer:
     def _tell_failure(self, error: MeshError) -> None:
         if not self._closing.is_set():
             self._tell(self._listener.failed, error)
+
+    def _tell_reached(self) -> None:
+        """Tell what partitions are read to, where that is news: behind all records that the loop was given before."""
+        reached = {
+            key: Position(self._assigned[key], offset)
+            for key, offset in self.watch.reached.items()
+            if key in self._assigned
+        }
+        news = {key: place for key, place in reached.items() if self._told_reached.get(key) != place}
+        if news:
+            self._told_reached = reached
+            self._tell(self._listener.reached, news)
 
     def _tell(self, listen: Callable[[T], None], fact: T) -> None:
         try:

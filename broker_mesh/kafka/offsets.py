@@ -134,6 +134,21 @@ class OffsetTracker:
         self._settle_position()
         return True
 
+    def skip_to(self, offset: int) -> bool:
+        """Note that what lies before an offset and was not taken is nothing to take: transactions' markers, gaps.
+
+        Returns:
+            Whether the position moved.
+        """
+        if offset <= self._next:
+            return False
+        while self._earlier and self._earlier[0][1] <= offset:
+            self._earlier.popleft()
+        self._next = offset
+        before = self._position
+        self._settle_position()
+        return self._position != before
+
     def _settle_position(self) -> None:
         self._position = next(iter(self._open), self._next)
 

@@ -1,4 +1,4 @@
-"""What a group's consumer knows of its partitions, for others to see: where they end, and whether they are paused.
+"""What a group's consumer knows of its partitions: where they end, whether they are paused, how far they are read.
 
 Beside the way of a message. The consumer's thread looks once a second at what librdkafka has learned with its fetches,
 so that nothing is asked of Kafka, and replaces what others read as a whole.
@@ -25,9 +25,12 @@ class Watch:
             Partitions that nothing has been fetched of are left out.
         firsts: of the same partitions, the offset of the first record that is kept, as far as is known.
         paused: the partitions that rest.
+        reached: the offset that each partition is read to, as of the last look: past the last record that was
+            delivered, and past the markers of transactions behind it.
     """
 
     def __init__(self) -> None:
+        self.reached: Mapping[Partition, int] = {}
         self.ends: Mapping[Partition, int] = {}
         self.firsts: Mapping[Partition, int] = {}
         self.paused: frozenset[Partition] = frozenset()
@@ -35,16 +38,18 @@ class Watch:
 
     def look(
         self, consumer: Consumer, assigned: Collection[Partition], paused: Collection[Partition]
-    ) -> None:
-        """Look, unless it was less than a second ago; on the consumer's thread."""
+    ) -> bool:
+        """Look, unless it was less than a second ago, and tell so; on the consumer's thread."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_SECONDS:
-            return
+            return False
         self._looked_at = now
         bounds = {key: found for key in assigned if (found := _bounds(consumer, key)) is not None}
         self.ends = {key: end for key, (_, end) in bounds.items()}
         self.firsts = {key: first for key, (first, _) in bounds.items()}
         self.paused = frozenset(paused)
+        self.reached = _reached(consumer, assigned)
+        return True
 
 
 def _bounds(consumer: Consumer, partition: Partition) -> tuple[int, int] | None:
@@ -55,3 +60,11 @@ def _bounds(consumer: Consumer, partition: Partition) -> tuple[int, int] | None:
     except KafkaException:
         return None  # it was given up just now
     return None if bounds is None or bounds[1] < 0 else bounds
+
+
+def _reached(consumer: Consumer, partitions: Collection[Partition]) -> dict[Partition, int]:
+    try:
+        places = consumer.position([TopicPartition(*key) for key in partitions])
+    except KafkaException:
+        return {}  # one was given up just now
+    return {(place.topic, place.partition): place.offset for place in places if place.offset >= 0}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 from pydantic import BaseModel
 
 from broker_mesh import Context, Mesh, Operation, Retry
@@ -16,6 +17,7 @@ from broker_mesh.cli.queues import read_groups, read_queues
 from broker_mesh.control.queues import Queue
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.errors import Unavailable
+from broker_mesh.settings import Settings
 from tests.support.fleet import make_mesh
 from tests.support.names import fresh
 
@@ -89,6 +91,32 @@ async def test_what_waits_and_what_is_in_flight_is_seen_whether_the_service_runs
             await asyncio.gather(*(handle.reply(PATIENCE) for handle in handles))
             done = await watched.until(lambda queue: queue.waiting == 0 and queue.in_flight == 0)
     assert done.oldest is None
+
+
+async def test_the_marker_of_a_transaction_is_committed_past_and_looks_like_no_lag(kafka: EmbeddedKafka) -> None:
+    """Retention takes a marker as it takes records: a commit that stays before one would look like records lost."""
+    watched = Watched(kafka.bootstrap_servers)
+    async with watched.mesh().serving() as service:
+        await service.joined()
+        producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": watched.name})
+        producer.init_transactions(30)
+        for _ in range(2):
+            producer.begin_transaction()
+            producer.produce(watched.ask.name, b"not Avro: it becomes a dead letter", partition=0)
+            producer.commit_transaction(30)
+        await watched.until(lambda queue: queue.waiting == 0)
+    group = await asyncio.to_thread(committed, watched.connection.settings, watched.name, watched.ask.name)
+    assert group == {0: 4}
+
+
+def committed(settings: Settings, group: str, topic: str) -> dict[int, int]:
+    """Read what a group has committed on a topic of two partitions, where it has."""
+    consumer = Consumer({"bootstrap.servers": settings.bootstrap_servers, "group.id": group})
+    try:
+        places = consumer.committed([TopicPartition(topic, number) for number in range(2)], timeout=30)
+        return {place.partition: place.offset for place in places if place.offset >= 0}
+    finally:
+        consumer.close()
 
 
 async def test_an_open_circuit_is_seen_from_elsewhere(kafka: EmbeddedKafka) -> None:

@@ -19,6 +19,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.taken: list[int] = []
         self.settled: set[int] = set()
         self.committed = 0
+        self.skipped_to = 0
         self.tracker = OffsetTracker(0)
 
     @initialize(start=st.integers(0, 5))
@@ -32,9 +33,17 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(gap=st.integers(0, 3))
     def take_the_next_record_perhaps_after_a_gap(self, gap: int) -> None:
-        offset = (self.taken[-1] + 1 if self.taken else self.start) + gap
+        offset = self.expected_next() + gap
         self.tracker.take(offset)
         self.taken.append(offset)
+
+    @rule(further=st.integers(-3, 3))
+    def skip_markers_that_are_no_records(self, further: int) -> None:
+        offset = self.expected_next() + further
+        before = self.expected_position()
+        moved = self.tracker.skip_to(offset)
+        self.skipped_to = max(self.skipped_to, offset)
+        assert moved == (self.expected_position() != before)
 
     @precondition(lambda self: self.unsettled)
     @rule(data=st.data())
@@ -58,11 +67,13 @@ class TrackerMachine(RuleBasedStateMachine):
         with pytest.raises(ValueError, match="taken already"):
             self.tracker.take(offset)
 
+    def expected_next(self) -> int:
+        """What may be taken next: what follows the last record, and what was skipped."""
+        return max(self.taken[-1] + 1 if self.taken else self.start, self.skipped_to)
+
     def expected_position(self) -> int:
-        """The first record that is not settled; with none open, what follows the last one."""
-        if self.unsettled:
-            return self.unsettled[0]
-        return self.taken[-1] + 1 if self.taken else self.start
+        """The first record that is not settled; with none open, what may be taken next."""
+        return self.unsettled[0] if self.unsettled else self.expected_next()
 
     @invariant()
     def the_position_is_the_first_unsettled_record(self) -> None:
