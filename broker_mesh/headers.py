@@ -64,6 +64,7 @@ FAILURE_FACTS = frozenset(
 """What says how a record failed: the latest failure's replace the earlier ones', and a replay goes without."""
 
 SPEC_VERSION = "1.0"
+_SPEC_VERSION_HEADER = (CE_SPECVERSION, SPEC_VERSION.encode())
 MAX_TEXT_BYTES = 2048
 """Bound of each free text that the mesh writes (status message, details, exception), in bytes."""
 
@@ -75,6 +76,8 @@ _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # org.apache.kafka.common.interna
 _MAX_PARTITION = 2**31 - 1
 _ID = re.compile(r"[\x21-\x7e]{1,300}")
 _SHA_256 = re.compile(r"[0-9a-f]{64}")
+
+_RFC3339_LENGTH = len("2026-01-01T00:00:00.000Z")
 
 LATEST_TIME = 253_402_300_799_999
 """The end of the year 9999, epoch ms: RFC 3339 has four digits for a year."""
@@ -159,20 +162,28 @@ def write(envelope: Envelope) -> RawHeaders:
     """Write an envelope as headers, without those that are absent or at their default."""
     e = envelope
     # A record made by a plain Kafka client names no source, and neither does its retry.
-    named = ((CE_ID, e.id), (CE_SOURCE, e.source), (CE_TYPE, e.type))
-    raw: RawHeaders = [(name, value.encode()) for name, value in named if value]
-    raw.append((CE_SPECVERSION, SPEC_VERSION.encode()))
+    raw: RawHeaders = []
+    if e.id:
+        raw.append((CE_ID, e.id.encode()))
+    if e.source:
+        raw.append((CE_SOURCE, _encoded(e.source)))
+    if e.type:
+        raw.append((CE_TYPE, _encoded(e.type)))
+    raw.append(_SPEC_VERSION_HEADER)
     if e.time >= 0:
         raw.append((CE_TIME, _rfc3339(e.time)))
-    for name, text in ((TRACEPARENT, e.traceparent), (TRACESTATE, e.tracestate), (BAGGAGE, e.baggage)):
-        if text:
-            raw.append((name, text.encode()))
+    if e.traceparent:
+        raw.append((TRACEPARENT, e.traceparent.encode()))
+    if e.tracestate:
+        raw.append((TRACESTATE, e.tracestate.encode()))
+    if e.baggage:
+        raw.append((BAGGAGE, e.baggage.encode()))
     if e.deadline is not None:
         raw.append((DEADLINE, b"%d" % e.deadline))
     if e.attempt != 1:
         raw.append((ATTEMPT, b"%d" % e.attempt))
     if e.reply_to is not None:
-        raw.append((REPLY_TO, str(e.reply_to).encode()))
+        raw.append((REPLY_TO, _reply_address(e.reply_to)))
     if e.correlation_id is not None:
         raw.append((CORRELATION_ID, e.correlation_id.encode()))
     if e.idempotency_key is not None:
@@ -271,6 +282,17 @@ def _second(epoch_seconds: int) -> str:
     return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
+# What few callers write on many messages is written and read once: names are short, or refused and not remembered.
+@lru_cache(maxsize=1024)
+def _encoded(name: str) -> bytes:
+    return name.encode()
+
+
+@lru_cache(maxsize=1024)
+def _reply_address(reply_to: ReplyTo) -> bytes:
+    return str(reply_to).encode()
+
+
 def _text(value: bytes) -> str:
     return value.decode()
 
@@ -280,6 +302,9 @@ def _identifier(value: bytes) -> str:
     if not _ID.fullmatch(text):
         raise ValueError(text)
     return text
+
+
+_name = lru_cache(maxsize=1024)(_identifier)
 
 
 def _number(value: bytes) -> int:
@@ -296,6 +321,13 @@ def _attempt(value: bytes) -> int:
 
 
 def _time(value: bytes) -> int:
+    if (
+        len(value) == _RFC3339_LENGTH
+        and value.endswith(b"Z")
+        and value[19:20] == b"."
+        and value[20:23].isdigit()
+    ):
+        return _epoch_seconds(value[:19]) * 1000 + int(value[20:23])  # as this mesh writes it
     moment = datetime.fromisoformat(value.decode("ascii"))
     if moment.tzinfo is None:
         raise ValueError(value)
@@ -305,11 +337,20 @@ def _time(value: bytes) -> int:
     return epoch_ms
 
 
+@lru_cache(maxsize=16)
+def _epoch_seconds(value: bytes) -> int:
+    moment = datetime.fromisoformat(value.decode("ascii"))
+    if moment.tzinfo is not None:  # a zone where the seconds should stand, and another one behind
+        raise ValueError(value)
+    return round(moment.replace(tzinfo=UTC).timestamp())
+
+
 def is_topic(name: str) -> bool:
     """Tell whether Kafka may have a topic of this name."""
     return _TOPIC.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=1024)
 def _reply_to(value: bytes) -> ReplyTo:
     topic, _, partition = _text(value).rpartition("/")
     number = _number(partition.encode())
@@ -348,7 +389,7 @@ _IGNORED_WHEN_MALFORMED = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
 
 _READERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     CE_ID: ("id", _identifier),
-    CE_SOURCE: ("source", _identifier),
+    CE_SOURCE: ("source", _name),
     CE_TYPE: ("type", _text),
     CE_TIME: ("time", _time),
     TRACEPARENT: ("traceparent", _text),
@@ -372,5 +413,5 @@ _READERS: dict[str, tuple[str, Callable[[bytes], Any]]] = {
     DEAD_LETTER: ("dead_letter", _place),
     REQUEST_DIGEST: ("request_digest", _digest),
     GROUP: ("group", _text),
-    SOURCE: ("sender", _identifier),
+    SOURCE: ("sender", _name),
 }

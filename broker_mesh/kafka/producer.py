@@ -224,10 +224,12 @@ class Producer:
     def _refuse_oversized(
         self, topic: str, key: bytes | None, value: bytes | None, headers: RawHeaders
     ) -> None:
-        size = (
-            len(key or b"") + len(value or b"") + sum(len(name) + len(data or b"") for name, data in headers)
-        )
+        size = len(key or b"") + len(value or b"")
+        for name, data in headers:
+            size += len(name) + (0 if data is None else len(data))
         limit = self._max_bytes
+        if size <= limit:
+            return
         if topic.endswith((".retry", ".dead", ".idempotency")):  # they must take whatever their source took
             limit += HEADROOM_BYTES
         if size > limit:

@@ -11,18 +11,22 @@ former's processing model a malformed `traceparent` begins a new trace and is no
 from __future__ import annotations
 
 import contextvars
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
-from opentelemetry import context
+from opentelemetry import baggage, context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.trace import (
+    NonRecordingSpan,
     Span,
+    SpanContext,
     SpanKind,
     Status,
     StatusCode,
+    TraceFlags,
     Tracer,
     get_current_span,
     set_span_in_context,
@@ -61,6 +65,7 @@ REPLAY_ID: Final = "mesh.replay.id"
 
 _trace_context = TraceContextTextMapPropagator()
 _baggage = W3CBaggagePropagator()
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 Bind = Callable[[Message], AbstractContextManager[None]]
 """Makes a message known to whoever asks for "the message being handled" while it is; logs do."""
@@ -69,8 +74,14 @@ Bind = Callable[[Message], AbstractContextManager[None]]
 def injected(message: Message, current: Context) -> Message:
     """Write a context into a message's envelope, in place of what it said: the span in it, and its baggage."""
     carrier: dict[str, str] = {}
-    _trace_context.inject(carrier, current)
-    _baggage.inject(carrier, current)
+    if baggage.get_all(current):
+        _baggage.inject(carrier, current)
+    span = get_current_span(current).get_span_context()
+    if span.is_valid:
+        # As the propagator writes it, without its carrier: this is done for every message.
+        carrier[headers.TRACEPARENT] = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+        if span.trace_state:
+            carrier[headers.TRACESTATE] = span.trace_state.to_header()
     return message.with_envelope(
         traceparent=carrier.get(headers.TRACEPARENT),
         tracestate=carrier.get(headers.TRACESTATE),
@@ -83,13 +94,24 @@ def extracted(message: Message) -> Context:
     envelope = message.envelope
     remote = Context()
     if envelope.traceparent:
-        carrier = {headers.TRACEPARENT: envelope.traceparent}
-        if envelope.tracestate:
-            carrier[headers.TRACESTATE] = envelope.tracestate
-        remote = _trace_context.extract(carrier, remote)
+        remote = _remote(envelope.traceparent, envelope.tracestate, remote)
     if envelope.baggage:
         remote = _baggage.extract({headers.BAGGAGE: envelope.baggage}, remote)
     return remote
+
+
+def _remote(traceparent: str, tracestate: str | None, into: Context) -> Context:
+    usual = None if tracestate else _TRACEPARENT.fullmatch(traceparent)
+    if usual is not None:
+        # All that the propagator does where there is nothing unusual to decide on.
+        trace_id, span_id, flags = (int(part, 16) for part in usual.groups())
+        span = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+        if span.is_valid:
+            return set_span_in_context(NonRecordingSpan(span), into)
+    carrier = {headers.TRACEPARENT: traceparent}
+    if tracestate:
+        carrier[headers.TRACESTATE] = tracestate
+    return _trace_context.extract(carrier, into)
 
 
 def outbound(tracer: Tracer, *, client_id: str = "") -> Layer[Receipt]:

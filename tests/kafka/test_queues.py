@@ -93,7 +93,9 @@ async def test_what_waits_and_what_is_in_flight_is_seen_whether_the_service_runs
     assert done.oldest is None
 
 
-async def test_the_marker_of_a_transaction_is_committed_past_and_looks_like_no_lag(kafka: EmbeddedKafka) -> None:
+async def test_the_marker_of_a_transaction_is_committed_past_and_looks_like_no_lag(
+    kafka: EmbeddedKafka,
+) -> None:
     """Retention takes a marker as it takes records: a commit that stays before one would look like records lost."""
     watched = Watched(kafka.bootstrap_servers)
     async with watched.mesh().serving() as service:
