@@ -74,10 +74,11 @@ MAX_READ_BYTES = 16 * 1024
 # Long enough for a place in the log, which names records that came without an id (topic names take up to 249).
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # org.apache.kafka.common.internals.Topic
 _MAX_PARTITION = 2**31 - 1
-_ID = re.compile(r"[\x21-\x7e]{1,300}")
+_LONGEST_NAME = 300
+_ID = re.compile(rf"[\x21-\x7e]{{1,{_LONGEST_NAME}}}")
 _SHA_256 = re.compile(r"[0-9a-f]{64}")
 
-_RFC3339_LENGTH = len("2026-01-01T00:00:00.000Z")
+_RFC3339 = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})Z")
 
 LATEST_TIME = 253_402_300_799_999
 """The end of the year 9999, epoch ms: RFC 3339 has four digits for a year."""
@@ -282,9 +283,14 @@ def _second(epoch_seconds: int) -> str:
     return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
+def _encoded(name: str) -> bytes:
+    # A record's type is any text, and a retry keeps it: what is long is not remembered.
+    return _encoded_once(name) if len(name) <= _LONGEST_NAME else name.encode()
+
+
 # What few callers write on many messages is written and read once: names are short, or refused and not remembered.
 @lru_cache(maxsize=1024)
-def _encoded(name: str) -> bytes:
+def _encoded_once(name: str) -> bytes:
     return name.encode()
 
 
@@ -321,13 +327,9 @@ def _attempt(value: bytes) -> int:
 
 
 def _time(value: bytes) -> int:
-    if (
-        len(value) == _RFC3339_LENGTH
-        and value.endswith(b"Z")
-        and value[19:20] == b"."
-        and value[20:23].isdigit()
-    ):
-        return _epoch_seconds(value[:19]) * 1000 + int(value[20:23])  # as this mesh writes it
+    if (usual := _RFC3339.fullmatch(value)) is not None:  # as this mesh writes it
+        second, thousandths = usual.groups()
+        return _epoch_seconds(second) * 1000 + int(thousandths)
     moment = datetime.fromisoformat(value.decode("ascii"))
     if moment.tzinfo is None:
         raise ValueError(value)
@@ -339,10 +341,7 @@ def _time(value: bytes) -> int:
 
 @lru_cache(maxsize=16)
 def _epoch_seconds(value: bytes) -> int:
-    moment = datetime.fromisoformat(value.decode("ascii"))
-    if moment.tzinfo is not None:  # a zone where the seconds should stand, and another one behind
-        raise ValueError(value)
-    return round(moment.replace(tzinfo=UTC).timestamp())
+    return round(datetime.fromisoformat(value.decode("ascii")).replace(tzinfo=UTC).timestamp())
 
 
 def is_topic(name: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from broker_mesh import headers
 from broker_mesh.errors import InvalidArgument
-from broker_mesh.headers import Envelope, Place, RawHeaders, ReplyTo
+from broker_mesh.headers import Envelope, Place, RawHeaders, ReplyTo, _encoded_once
 from broker_mesh.status import StatusCode
 
 FULL = Envelope(
@@ -110,6 +110,10 @@ def test_the_last_of_a_repeated_header_counts() -> None:
         ("ce_type", b"\xff"),
         ("ce_time", b"yesterday"),
         ("ce_time", b"2025-11-23T06:00:00"),
+        ("ce_time", b"20251123T06:00:00.1.456Z"),
+        ("ce_time", b"20251123T060000.123.456Z"),
+        ("ce_time", b"2025-W47T06:00:00.0.000Z"),
+        ("ce_time", b"20251123T0600+01:00.000Z"),
         ("ce_time", b"9999-12-31T23:59:59-01:00"),
         ("mesh-deadline", b""),
         ("mesh-deadline", b"-1"),
@@ -188,3 +192,12 @@ def test_who_sends_a_program_s_cloud_event_stands_beside_what_that_says() -> Non
         [("mesh-source", b"shop"), ("ce_source", b"/elsewhere"), ("ce_id", b"1")]
     )
     assert (envelope.source, envelope.id, problem) == ("shop", "1", None)
+
+
+def test_a_type_of_any_length_is_written_and_only_a_short_one_is_remembered() -> None:
+    """A record's type is whatever its sender says, up to the bound of a header, and its retry bears it again."""
+    before = _encoded_once.cache_info().currsize
+    for number in range(5):
+        name = f"{number}-é" + "x" * 8_000
+        assert ("ce_type", name.encode()) in headers.write(Envelope(type=name))
+    assert _encoded_once.cache_info().currsize == before
