@@ -33,6 +33,7 @@ from broker_mesh.kafka.positions import (
     names,
     partition_of,
 )
+from broker_mesh.kafka.reading import Reading
 from broker_mesh.kafka.records import to_record
 from broker_mesh.kafka.subscription import Subscription
 from broker_mesh.kafka.watch import Watch
@@ -130,6 +131,8 @@ class GroupConsumer:
         properties = config.group_consumer(settings, client_id=client_id, group=group, on_error=self.outages)
         self._assigned: dict[Partition, int] = {}  # with the epoch
         self._begun: set[Partition] = set()  # those of them that have delivered
+        self._reading = Reading()
+        self._rebalances = 0
         self._told_reached: Positions = {}
         self._prompt_until = 0.0
         self._epoch = 0
@@ -217,8 +220,7 @@ class GroupConsumer:
                 prompt = time.monotonic() < self._prompt_until
                 first = self._consumer.poll(_PROMPT_POLL_SECONDS if prompt else _POLL_SECONDS)
                 if first is not None:
-                    # Not consume(n, timeout): it would wait for n records or the whole timeout.
-                    self._deliver([first, *self._consumer.consume(batch - 1, 0)])
+                    self._deliver_batch(first, batch)
         except KafkaException as error:
             self._tell_failure(translate(error, f"consuming as group {self._group!r}"))
         except MeshError as error:
@@ -237,6 +239,18 @@ class GroupConsumer:
         except KafkaException as error:
             logger.warning("leaving group %s failed: %s; its session ends by itself", self._group, error)
 
+    def _deliver_batch(self, first: KafkaMessage, most: int) -> None:
+        epoch, rebalances = self._assigned.get(_place(first)), self._rebalances
+        # Not consume(n, timeout): it would wait for n records or the whole timeout.
+        more = self._consumer.consume(most - 1, 0)
+        if self._rebalances == rebalances:
+            self._deliver([first, *more])
+            return
+        # A rebalance was served within: the first record may be of an assignment that is over.
+        is_ours = first.error() is not None or self._assigned.get(_place(first)) == epoch
+        self._deliver([first, *more] if is_ours else more)
+        self._reading.read_again(self._consumer, self._assigned)
+
     def _deliver(self, messages: Sequence[KafkaMessage]) -> None:
         batch = []
         for message in messages:
@@ -250,6 +264,7 @@ class GroupConsumer:
         if batch:
             self.outages.healed()
             self.flow.count(batch)
+            self._reading.delivered(batch)
             begun = {(record.topic, record.partition) for record in batch}
             if not begun <= self._begun:  # the service commits before it handles what came first
                 self._begun |= begun
@@ -281,6 +296,7 @@ class GroupConsumer:
         logger.warning("%s; the consumer goes on", translated.message)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._rebalances += 1
         keys = [partition_of(partition) for partition in partitions]
         committed = _retry_while_coordinator_moves(consumer, partitions) if partitions else []
         positions = {}
@@ -301,12 +317,14 @@ class GroupConsumer:
             consumer.resume(starts)
             self.outages.healed()
         self._assigned.update({key: position.epoch for key, position in positions.items()})
+        self._reading.begin({key: position.offset for key, position in positions.items()})
         if keys:
             logger.info("group %s: took over %s", self._group, names(keys))
         # Told of no partitions too: with more instances than partitions that is all an instance hears on joining.
         self._tell(self._listener.assigned, positions)
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._rebalances += 1
         keys = [key for key in map(partition_of, partitions) if key in self._assigned]
         if not keys:
             return
@@ -344,6 +362,7 @@ class GroupConsumer:
         return {}
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._rebalances += 1
         keys = [key for key in map(partition_of, partitions) if key in self._assigned]
         self._forget(keys)
         if keys and not self._closing.is_set():
@@ -355,6 +374,7 @@ class GroupConsumer:
             del self._assigned[key]
             self._begun.discard(key)
         self._commits.forget(keys)
+        self._reading.forget(keys)
         self.flow.forget(keys)
 
     def _finish(self) -> None:
@@ -383,7 +403,7 @@ class GroupConsumer:
         """Tell what partitions are read to, where that is news: behind all records that the loop was given before."""
         reached = {
             key: Position(self._assigned[key], offset)
-            for key, offset in self.watch.reached.items()
+            for key, offset in self._reading.certain(self.watch.reached).items()
             if key in self._assigned
         }
         news = {key: place for key, place in reached.items() if self._told_reached.get(key) != place}
@@ -396,6 +416,10 @@ class GroupConsumer:
             self._loop.call_soon_threadsafe(listen, fact)
         except RuntimeError:
             logger.debug("the event loop is closed; nobody hears %r", fact)
+
+
+def _place(message: KafkaMessage) -> Partition:
+    return message.topic() or "", -1 if (partition := message.partition()) is None else partition
 
 
 def _retry_while_coordinator_moves(

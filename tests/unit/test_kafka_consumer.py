@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from broker_mesh.kafka import consumer as module
 from broker_mesh.kafka.consumer import GroupConsumer, GroupListener, Partition, Position, Positions
+from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 
 A = ("fleet.v1.retire", 0)
@@ -75,3 +76,115 @@ async def test_a_drain_that_the_loop_comes_to_too_late_spares_the_assignment_tha
         await asyncio.sleep(0)
     assert heard == ["lost", "assigned"]
     member._consumer.close()
+
+
+class Stored:
+    """A record as the client hands it over."""
+
+    def __init__(self, partition: Partition, offset: int) -> None:
+        self._at = (*partition, offset)
+
+    def error(self) -> None:
+        return None
+
+    def topic(self) -> str:
+        return self._at[0]
+
+    def partition(self) -> int:
+        return self._at[1]
+
+    def offset(self) -> int:
+        return self._at[2]
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1
+
+    def key(self) -> bytes:
+        return b"k"
+
+    value = key
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return []
+
+
+class Rebalancing:
+    """A client that serves a rebalance while it collects a batch, and has thrown a record away by then."""
+
+    def __init__(self, serve: Callable[[], None], position: int) -> None:
+        self._serve = serve
+        self._position = position
+        self.sought: list[tuple[str, int, int]] = []
+
+    def consume(self, _: int, __: float) -> list[Stored]:
+        self._serve()
+        return []
+
+    def position(self, asked: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(each.topic, each.partition, self._position) for each in asked]
+
+    def seek(self, place: TopicPartition) -> None:
+        self.sought.append((place.topic, place.partition, place.offset))
+
+    def get_watermark_offsets(self, *_: object, **__: object) -> tuple[int, int]:
+        return 0, 9
+
+
+class Hearing:
+    """What the service hears."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.reached_at: list[int] = []
+
+    def received(self, batch: Sequence[Record]) -> None:
+        self.offsets += [record.offset for record in batch]
+
+    def reached(self, positions: Positions) -> None:
+        self.reached_at += [position.offset for position in positions.values()]
+
+    def lost(self, _: Sequence[Partition]) -> None: ...
+
+    def assigned(self, _: Positions) -> None: ...
+
+
+def reading(hearing: Hearing) -> GroupConsumer:
+    settings = Settings(bootstrap_servers="127.0.0.1:1")
+    listener = cast(GroupListener, hearing)
+    member = GroupConsumer(settings, client_id="fleet", group="fleet", topics=[A[0]], listener=listener)
+    member._assigned[A] = 1
+    member._reading.begin({A: 49})
+    return member
+
+
+async def test_what_a_rebalance_within_a_batch_threw_away_is_read_again_and_never_passed_over() -> None:
+    """librdkafka sets the position behind a marker that follows a record which it then drops from the batch."""
+    hearing = Hearing()
+    member = reading(hearing)
+    client = Rebalancing(lambda: member._on_lost(cast(Consumer, None), []), position=52)
+    member._consumer = cast(Consumer, client)
+    member._deliver_batch(cast(Message, Stored(A, 49)), 10)
+    assert client.sought == [(*A, 50)]
+    member.watch.look(member._consumer, member._assigned, ())
+    member._tell_reached()
+    await asyncio.sleep(0)
+    assert (hearing.offsets, hearing.reached_at) == ([49], []), "nobody may take 50 and 51 for read"
+    member._deliver([cast(Message, Stored(A, 50))])
+    member._tell_reached()
+    await asyncio.sleep(0)
+    assert (hearing.offsets, hearing.reached_at) == ([49, 50], [52])
+
+
+async def test_a_record_of_an_assignment_that_ended_within_its_batch_is_not_taken_in_the_next_one() -> None:
+    hearing = Hearing()
+    member = reading(hearing)
+
+    def come_back() -> None:
+        member._on_lost(cast(Consumer, None), [TopicPartition(*A)])
+        member._assigned[A] = 2
+        member._reading.begin({A: 40})
+
+    member._consumer = cast(Consumer, Rebalancing(come_back, position=-1001))
+    member._deliver_batch(cast(Message, Stored(A, 49)), 10)
+    await asyncio.sleep(0)
+    assert hearing.offsets == []
