@@ -67,10 +67,11 @@ def _train(directory: Path, runtime: Runtime) -> None:
     """Start a broker, use it, and let it write what it loaded."""
     port, controller_port = ports.pick(2)
     broker = Broker(directory / "broker", BrokerState(1, port, controller_port))
-    broker.prepare(replace(runtime, record_to=None), _CLUSTER_ID, [broker.state])
     watchdog = Watchdog()
     try:
-        broker.start(runtime, watchdog)
+        with broker.claimed() as lock:
+            broker.prepare(replace(runtime, record_to=None), _CLUSTER_ID, [broker.state])
+            broker.start(runtime, watchdog, lock)
         wait_until_usable(
             f"127.0.0.1:{port}",
             cluster_id=_CLUSTER_ID,

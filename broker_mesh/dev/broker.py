@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 
 from broker_mesh.dev import processes
-from broker_mesh.dev.failures import explain, read_since
+from broker_mesh.dev.failures import data_in_use, explain, read_since
 from broker_mesh.dev.java import Runtime, no_runtime
+from broker_mesh.dev.lock import claim
 from broker_mesh.dev.properties import MoreProperties, no_more, render
 from broker_mesh.dev.state import BrokerState
 from broker_mesh.dev.watchdog import Watchdog
@@ -25,7 +27,7 @@ class Broker:
     """A broker's files in a directory of its own, and the process that runs over them.
 
     Args:
-        directory: its directory: `server.properties`, `broker.log`, `data/`; made when missing.
+        directory: its directory: `server.properties`, `broker.log`, `data/`, `lock`; made when missing.
         state: its ports, and its process when it is to be taken over.
         more: asked at each start for properties that come to its own, or take their place.
     """
@@ -39,8 +41,29 @@ class Broker:
         self._data = directory / "data"
         self._log_offset = 0
 
+    @contextmanager
+    def claimed(self) -> Iterator[int]:
+        """Take the lock on its directory for the block, in which its files are prepared and its process is started.
+
+        Kafka's own lock on the data comes so late that for a while a second broker looks as if it had started.
+
+        Yields:
+            The descriptor that holds the lock, for the process that is to keep it.
+
+        Raises:
+            FailedPrecondition: another broker runs over this directory, or is being started there.
+            OSError: the directory can't be written.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            try:
+                lock = held.enter_context(claim(self.directory / "lock"))
+            except BlockingIOError as error:
+                raise data_in_use(f"Broker {self.state.id}", self.directory) from error
+            yield lock
+
     def prepare(self, runtime: Runtime, cluster_id: str, nodes: Sequence[BrokerState]) -> None:
-        """Write its properties, and format its data directory when it is new.
+        """Write its properties, and format its data directory when it is new; its directory is claimed.
 
         Args:
             runtime: what to format with.
@@ -51,7 +74,6 @@ class Broker:
             MeshError: it could not be formatted, in one sentence.
             OSError: the directory can't be written.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         self._properties.write_text(render(self.state, nodes, self._data, self._more(self.state)))
         if (self._data / "meta.properties").exists():
             return
@@ -79,12 +101,13 @@ class Broker:
                 log.write(output)
             raise explain(f"The data directory of broker {self.state.id}", output, self.log)
 
-    def start(self, runtime: Runtime, watchdog: Watchdog) -> None:
+    def start(self, runtime: Runtime, watchdog: Watchdog, lock: int) -> None:
         """Start its process, which runs on in the background; it is not usable yet.
 
         Args:
             runtime: what to run it with.
             watchdog: kills it if this process ends before it is released.
+            lock: what `claimed` gave; the process holds it as long as it lives.
 
         Raises:
             FailedPrecondition: Java can't be run on this platform.
@@ -96,7 +119,7 @@ class Broker:
         command = runtime.command("kafka.Kafka", str(self._properties))
         crash_report = f"-XX:ErrorFile={self.directory / 'java-crash-%p.log'}"
         try:
-            pid = processes.spawn([command[0], crash_report, *command[1:]], runtime.environ(), self.log)
+            pid = processes.spawn([command[0], crash_report, *command[1:]], runtime.environ(), self.log, lock)
         except OSError as error:
             raise FailedPrecondition(no_runtime()) from error
         watchdog.watch(pid)

@@ -207,17 +207,20 @@ class EmbeddedKafka:
         if not self.state.running:
             self._assign_ports(keep=keep_ports)
         nodes = [broker.state for broker in self._brokers]
-        cluster_id = self._cluster_id()
         missing = [broker for broker in self._brokers if not broker.state.running]
         with ExitStack() as undo:
-            undo.callback(self._undo, missing)
-            with ThreadPoolExecutor(len(missing)) as pool:  # formatting takes a second each
-                list(pool.map(lambda broker: broker.prepare(runtime, cluster_id, nodes), missing))
-            self._started_at = time.time()
-            watchdog = self._watchdog = self._watchdog or Watchdog()
-            for broker in missing:
-                broker.start(runtime, watchdog)
-                save(self.directory, self.state)
+            with ExitStack() as claims:  # after the block the brokers' processes alone hold the locks
+                # All of them before anything is written: a start that is refused changes nothing.
+                locks = [claims.enter_context(broker.claimed()) for broker in missing]
+                undo.callback(self._undo, missing)
+                cluster_id = self._cluster_id()
+                with ThreadPoolExecutor(len(missing)) as pool:  # formatting takes a second each
+                    list(pool.map(lambda broker: broker.prepare(runtime, cluster_id, nodes), missing))
+                self._started_at = time.time()
+                watchdog = self._watchdog = self._watchdog or Watchdog()
+                for broker, lock in zip(missing, locks, strict=True):
+                    broker.start(runtime, watchdog, lock)
+                    save(self.directory, self.state)
             self._wait_until_usable()
             undo.pop_all()
         if not self.attached:
@@ -240,7 +243,7 @@ class EmbeddedKafka:
             broker.kill()
             self._release(broker)
             broker.forget_process()
-        if not self.state.running:
+        if not (self.attached and self.state.running):
             self._close_watchdog()
         with suppress(OSError):  # the disk may be what failed, and a stale state names dead processes only
             save(self.directory, self.state)

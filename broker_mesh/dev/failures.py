@@ -81,14 +81,24 @@ def explain(what: str, text: str, log: Path) -> MeshError:
             f"{what} could not start, since it may not write to {log.parent}: check its owner."
         )
     if "Failed to acquire lock on file .lock" in text:
-        return FailedPrecondition(
-            f"{what} could not start, since another Kafka uses the data in {log.parent}: stop that one first."
-        )
+        return data_in_use(what, log.parent)
     if not text.strip() or any(sign in text for sign in _CRASH):
         return JavaCrashed(
             f"{what} did not start, since Java crashed: {meaningful_line(text)} (more in {log.parent})."
         )
     return Unavailable(f"{what} did not start: {meaningful_line(text).rstrip('.')} (more in {log}).")
+
+
+def data_in_use(what: str, directory: Path) -> FailedPrecondition:
+    """The error for a broker over whose directory another one runs.
+
+    Args:
+        what: what was to start, as the beginning of a sentence: "Broker 1".
+        directory: the broker's directory.
+    """
+    return FailedPrecondition(
+        f"{what} could not start, since another Kafka uses the data in {directory}: stop that one first."
+    )
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""A lock between processes, held on a file: two commands at once take turns instead of breaking each other's work."""
+"""Locks between processes, held on files: two commands take turns, and two Kafkas never work over the same data.
+
+Such a lock belongs to the open file, not to the process that took it: it is held until the last process that inherited
+the descriptor has closed it or ended, however it ended.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +28,21 @@ def file_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[int]:
+    """Take an exclusive lock on a file, made when missing; who holds it may do so for days, so that nobody waits.
+
+    Args:
+        path: the lock file; it stays behind, empty.
+
+    Yields:
+        The descriptor that holds the lock. A process that is started with it inside the block keeps the lock beyond it.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file.fileno()

@@ -20,7 +20,8 @@ _POLL_SECONDS = 0.02
 def identity(pid: int) -> str | None:
     """A text that no other process has had or will have; None when the process does not run (any more).
 
-    A zombie, dead and not yet reaped by its parent, does not run.
+    A zombie, dead and not yet reaped by its parent, does not run. Of a process that was killed, the first thread may
+    be dead while others still are on their way out and hold its files, its locks and its ports: so long it runs.
     """
     if sys.platform != "linux":
         return _identity_by_psutil(pid)
@@ -29,9 +30,10 @@ def identity(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    # proc(5): the name in parentheses may hold anything; state is field 3, start time in clock ticks field 22.
+    # proc(5): the name in parentheses may hold anything; state (of the first thread) is field 3, the number of threads
+    # field 20, start time in clock ticks field 22.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+    return None if fields[0] in "ZX" and int(fields[17]) <= 1 else f"{boot}:{fields[19]}"
 
 
 def _identity_by_psutil(pid: int) -> str | None:
@@ -67,13 +69,14 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path) -> int:
+def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, keep: int | None = None) -> int:
     """Start a process in a session of its own, so that it neither hears Ctrl-C nor ends with the terminal.
 
     Args:
         command: the program, by its path, and its arguments.
         environ: its whole environment.
         log: the file its output is appended to.
+        keep: a descriptor of this process that it inherits, so that the lock on that file is held while it lives.
 
     Returns:
         Its process id.
@@ -82,11 +85,14 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path) -> int:
         OSError: the program can't be run.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # Before 0 to 2 are opened, one of which it may be; and to another number, since only a copy surely outlives exec.
+    kept = [] if keep is None else [(os.POSIX_SPAWN_DUP2, keep, 4 if keep == 3 else 3)]
     return os.posix_spawn(
         command[0],
         list(command),
         dict(environ),
         file_actions=[
+            *kept,
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),

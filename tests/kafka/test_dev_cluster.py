@@ -16,6 +16,7 @@ import pytest
 from broker_mesh.dev import cluster, installation, ports, processes
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.dev.java import Runtime
+from broker_mesh.dev.lock import claim
 from broker_mesh.dev.progress import Progress
 from broker_mesh.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
@@ -43,12 +44,17 @@ def test_the_session_fixture_runs_over_an_ephemeral_directory(kafka: EmbeddedKaf
         pass
 
 
-def test_runs_on_without_its_object_and_keeps_its_ports(tmp_path: Path) -> None:
+def test_runs_on_without_its_object_and_keeps_its_ports(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: EmbeddedKafka(tmp_path / "kafka").kill())  # also after a failure
     kafka = EmbeddedKafka(tmp_path / "kafka")
     kafka.start()
     servers = kafka.bootstrap_servers
     del kafka
     gc.collect()
+    with pytest.raises(BlockingIOError), claim(tmp_path / "kafka" / "broker-1" / "lock"):
+        pytest.fail("the broker does not hold the lock on its directory")
     found = EmbeddedKafka(tmp_path / "kafka")
     assert len(found.state.running) == 1
     pid = found.state.brokers[0].pid
@@ -85,10 +91,31 @@ def test_a_port_that_is_taken_at_the_last_moment_is_replaced(
 def test_a_second_kafka_over_the_same_data_is_refused(single: EmbeddedKafka) -> None:
     single.start()
     (single.directory / "cluster.json").write_text("garbled: the second one does not know of the first")
-    second = EmbeddedKafka(single.directory, attached=True)
-    with pytest.raises(FailedPrecondition, match="another Kafka uses the data"):
-        second.start()
+    properties = (single.directory / "broker-1" / "server.properties").read_bytes()
+    with (
+        pytest.raises(FailedPrecondition, match="another Kafka uses the data"),
+        EmbeddedKafka(single.directory, attached=True),
+    ):
+        pytest.fail("it was started")
     assert processes_over(single.directory) == [single.state.brokers[0].pid]
+    assert (single.directory / "broker-1" / "server.properties").read_bytes() == properties
+    single.restart_broker(1)
+
+
+def test_no_broker_is_started_where_another_holds_the_data_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "prepare", lambda _: Runtime(Path("/bin/false"), tmp_path))
+    second = tmp_path / "broker-2"
+    second.mkdir()
+    with (
+        claim(second / "lock"),
+        pytest.raises(FailedPrecondition, match=f"another Kafka uses the data in {second}"),
+    ):
+        EmbeddedKafka(tmp_path, brokers=3, attached=True).start()
+    assert sorted(path.name for path in tmp_path.glob("**/*") if path.is_file()) == ["lock", "lock"]
+    with claim(tmp_path / "broker-1" / "lock"):
+        pass
 
 
 def test_a_damaged_class_cache_stops_no_start(

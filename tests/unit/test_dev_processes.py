@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker_mesh.dev import processes
-from broker_mesh.dev.lock import file_lock
+from broker_mesh.dev.lock import claim, file_lock
 from broker_mesh.dev.watchdog import Watchdog
 
 SLEEP = [shutil.which("sleep") or "/bin/sleep", "60"]
@@ -57,6 +58,25 @@ def test_a_signal_reaches_only_the_very_process(sleeper: int) -> None:
     processes.send(sleeper, identity, signal.SIGTERM)
     assert processes.wait_gone(sleeper, identity, 5)
     assert processes.identity(sleeper) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread ends by Linux' own means")
+def test_a_process_runs_until_its_last_thread_has_ended(tmp_path: Path) -> None:
+    program = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    pid = processes.spawn([sys.executable, "-c", program], os.environ, tmp_path / "log")
+    identity = processes.identity(pid)
+    assert identity is not None
+    try:
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        assert processes.identity(pid) == identity
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert processes.wait_gone(pid, identity, 5)
 
 
 def test_the_watchdog_kills_what_is_not_released(sleeper: int, tmp_path: Path) -> None:
@@ -108,3 +128,19 @@ def test_a_lock_makes_the_second_wait(tmp_path: Path) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_a_claim_is_held_as_long_as_the_process_that_inherited_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with claim(path) as lock:
+        pid = processes.spawn(SLEEP, os.environ, tmp_path / "log", lock)
+    identity = processes.identity(pid)
+    assert identity is not None
+    try:
+        with pytest.raises(BlockingIOError), claim(path):
+            pytest.fail("the process does not hold it")
+    finally:
+        processes.send(pid, identity, signal.SIGKILL)
+    assert processes.wait_gone(pid, identity, 5)
+    with claim(path):
+        pass
