@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from broker_mesh.assignment import Assignment
-from broker_mesh.kafka.positions import Positions
+from broker_mesh.kafka.positions import Partition, Position, Positions
 from broker_mesh.message import Message, Record
 from broker_mesh.progress import Alone
 from broker_mesh.rotation import Rotation
@@ -92,6 +92,7 @@ class Entry:
         self._broken = broken
         self.single: Rotation[Assignment] = Rotation(_runs_singly)
         self._named: list[SinglePlace] = []  # what runs, or waits while nothing else has begun since
+        self._acquitted: set[Assignment] = set()  # where Kafka may not know yet what became of the record
 
     def put(self, assignment: Assignment, record: Record) -> None:
         """Let a record in as soon as Kafka knows that its partition has records in work."""
@@ -143,6 +144,7 @@ class Entry:
         assignment = place.assignment
         assignment.alone = None
         assignment.changed = True
+        self._acquitted.add(assignment)
         now = asyncio.get_running_loop().time()
         if not assignment.draining.is_set() and (position := assignment.commit_due(now)) is not None:
             self._commit({assignment.partition: position})
@@ -162,7 +164,7 @@ class Entry:
         """Commit what is known of a partition now, and wait until Kafka has it, however long brokers are away."""
         loop = asyncio.get_running_loop()
         position, acknowledged = assignment.commit_now(loop.time())
-        self._commit({assignment.partition: position})
+        self._commit(self._became_of_those_before(loop.time()) | {assignment.partition: position})
         leaving = loop.create_task(assignment.draining.wait())
         either: set[asyncio.Future[Any]] = {acknowledged, leaving}
         try:
@@ -171,6 +173,15 @@ class Entry:
             leaving.cancel()
         if assignment.draining.is_set():
             raise HandedBack
+
+    def _became_of_those_before(self, now: float) -> dict[Partition, Position]:
+        """Give what is known by now of partitions whose records ran singly since the last naming.
+
+        Kafka takes it with the next record's name: an end of the process with that one must not undo what is settled.
+        """
+        acquitted, self._acquitted = self._acquitted, set()
+        due = {each.partition: each.commit_due(now) for each in acquitted if not each.draining.is_set()}
+        return {partition: position for partition, position in due.items() if position is not None}
 
 
 def _runs_singly(assignment: Assignment) -> bool:

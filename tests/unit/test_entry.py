@@ -206,6 +206,25 @@ async def test_what_waits_for_somebody_else_is_not_blamed_for_what_runs_meanwhil
         assert one.said[-1][1].alone == Alone(5, 1), "it goes on, and may end the process"
 
 
+async def test_kafka_knows_what_became_of_a_record_before_another_partitions_begins(
+    acknowledging: Acknowledging,
+) -> None:
+    """Its dead letter is written: an end of the process with the other one must not have it written again."""
+    one = Desk(5, Progress(deaths=1, running=True))
+    other = Desk(5, Progress(deaths=1, running=True), beside=one)
+    one.put(5)
+    other.put(5)
+    acknowledging(one, other)
+    await settle_down()
+    async with attempt(one, 5):
+        pass
+    one.assignment.done(5)
+    async with attempt(other, 5):
+        assert one.asked[-1].keys() == {one.partition, other.partition}, "both in one commit"
+        assert one.said[-1][0] == 6
+        assert other.said[-1][1].alone == Alone(5, 1)
+
+
 async def test_a_record_under_suspicion_whose_partition_is_given_up_is_handed_back() -> None:
     desk = Desk(5, Progress(deaths=1, running=True))
     desk.assignment.draining.set()
