@@ -403,7 +403,7 @@ class GroupConsumer:
         """Tell what partitions are read to, where that is news: behind all records that the loop was given before."""
         reached = {
             key: Position(self._assigned[key], offset)
-            for key, offset in self._reading.certain(self.watch.reached).items()
+            for key, offset in self.watch.reached.items()
             if key in self._assigned
         }
         news = {key: place for key, place in reached.items() if self._told_reached.get(key) != place}

@@ -9,14 +9,22 @@ that were thrown away: nothing would ever deliver them. So the position is compa
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from broker_mesh.kafka.positions import Partition, names
 from broker_mesh.message import Record
 
 logger = logging.getLogger(__name__)
+
+_OVERTAKEN: Final = (KafkaError._OUTDATED, KafkaError._PREV_IN_PROGRESS)
+"""librdkafka begins with the next rebalance at the same moment, on its own thread; that is over at once."""
+
+_TRIES: Final = 10
+_PAUSE_SECONDS: Final = 0.01
 
 
 class Reading:
@@ -24,23 +32,19 @@ class Reading:
 
     def __init__(self) -> None:
         self._next: dict[Partition, int] = {}  # behind the last record that was delivered
-        self._unsure: set[Partition] = set()  # librdkafka's position says nothing until a record is delivered
 
     def begin(self, starts: Mapping[Partition, int]) -> None:
         """Note where partitions that were just assigned begin; below 0 for their first record."""
-        self._next.update({key: start for key, start in starts.items() if start >= 0})
+        self._next.update({key: start if start >= 0 else OFFSET_BEGINNING for key, start in starts.items()})
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that were given up."""
         for key in partitions:
             self._next.pop(key, None)
-            self._unsure.discard(key)
 
     def delivered(self, batch: Sequence[Record]) -> None:
         """Note records that are delivered; of a partition in order."""
         self._next.update({(record.topic, record.partition): record.offset + 1 for record in batch})
-        if self._unsure:
-            self._unsure.difference_update((record.topic, record.partition) for record in batch)
 
     def read_again(self, consumer: Consumer, partitions: Collection[Partition]) -> None:
         """Have partitions be read from behind their last delivered record, where the position is elsewhere.
@@ -59,11 +63,18 @@ class Reading:
             if place.offset > self._next[place.topic, place.partition]
         ]
         for key in ahead:
-            consumer.seek(TopicPartition(*key, self._next[key]))
-            self._unsure.add(key)
+            _seek(consumer, TopicPartition(*key, self._next[key]))
         if ahead:
             logger.info("%s: read again from where a rebalance came into a batch", names(ahead))
 
-    def certain(self, reached: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Leave out positions that librdkafka may have told too early."""
-        return {key: offset for key, offset in reached.items() if key not in self._unsure}
+
+def _seek(consumer: Consumer, place: TopicPartition) -> None:
+    """Go back; waits, and takes the position back: from here on that tells again what is read."""
+    for remaining in reversed(range(_TRIES)):
+        try:
+            consumer.seek(place)
+            break
+        except KafkaException as error:
+            if not remaining or error.args[0].code() not in _OVERTAKEN:
+                raise
+        time.sleep(_PAUSE_SECONDS)

@@ -8,14 +8,30 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from broker_mesh.kafka import consumer as module
-from broker_mesh.kafka.consumer import GroupConsumer, GroupListener, Partition, Position, Positions
+from broker_mesh.kafka.consumer import (
+    NOTHING_COMMITTED,
+    GroupConsumer,
+    GroupListener,
+    Partition,
+    Position,
+    Positions,
+)
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 
 A = ("fleet.v1.retire", 0)
+B = ("fleet.v1.retire", 1)
 
 
 async def test_the_last_commit_is_sent_also_where_its_partition_is_revoked_before_its_turn(
@@ -113,18 +129,22 @@ class Rebalancing:
 
     def __init__(self, serve: Callable[[], None], position: int) -> None:
         self._serve = serve
-        self._position = position
+        self.at = position
         self.sought: list[tuple[str, int, int]] = []
+        self.refusals: list[int] = []
 
     def consume(self, _: int, __: float) -> list[Stored]:
         self._serve()
         return []
 
     def position(self, asked: list[TopicPartition]) -> list[TopicPartition]:
-        return [TopicPartition(each.topic, each.partition, self._position) for each in asked]
+        return [TopicPartition(each.topic, each.partition, self.at) for each in asked]
 
     def seek(self, place: TopicPartition) -> None:
+        if self.refusals:
+            raise KafkaException(KafkaError(self.refusals.pop()))
         self.sought.append((place.topic, place.partition, place.offset))
+        self.at = OFFSET_INVALID  # until something is read from there
 
     def get_watermark_offsets(self, *_: object, **__: object) -> tuple[int, int]:
         return 0, 9
@@ -157,6 +177,12 @@ def reading(hearing: Hearing) -> GroupConsumer:
     return member
 
 
+def look(member: GroupConsumer) -> None:
+    member.watch._looked_at = float("-inf")
+    assert member.watch.look(member._consumer, member._assigned, ())
+    member._tell_reached()
+
+
 async def test_what_a_rebalance_within_a_batch_threw_away_is_read_again_and_never_passed_over() -> None:
     """librdkafka sets the position behind a marker that follows a record which it then drops from the batch."""
     hearing = Hearing()
@@ -165,14 +191,50 @@ async def test_what_a_rebalance_within_a_batch_threw_away_is_read_again_and_neve
     member._consumer = cast(Consumer, client)
     member._deliver_batch(cast(Message, Stored(A, 49)), 10)
     assert client.sought == [(*A, 50)]
-    member.watch.look(member._consumer, member._assigned, ())
-    member._tell_reached()
+    look(member)
     await asyncio.sleep(0)
     assert (hearing.offsets, hearing.reached_at) == ([49], []), "nobody may take 50 and 51 for read"
     member._deliver([cast(Message, Stored(A, 50))])
-    member._tell_reached()
+    client.at = 52
+    look(member)
     await asyncio.sleep(0)
     assert (hearing.offsets, hearing.reached_at) == ([49, 50], [52])
+
+
+async def test_going_back_is_tried_again_where_the_next_rebalance_begins_at_the_same_moment() -> None:
+    member = reading(Hearing())
+    client = Rebalancing(lambda: member._on_lost(cast(Consumer, None), []), position=51)
+    client.refusals = [KafkaError._PREV_IN_PROGRESS, KafkaError._OUTDATED]
+    member._consumer = cast(Consumer, client)
+    member._deliver_batch(cast(Message, Stored(A, 49)), 10)
+    assert client.sought == [(*A, 50)]
+    client.at, client.refusals = 51, [KafkaError._STATE]
+    with pytest.raises(KafkaException):
+        member._deliver_batch(cast(Message, Stored(A, 49)), 10)
+
+
+async def test_a_marker_that_stands_last_is_passed_also_where_it_is_read_again() -> None:
+    """No record may follow it for weeks, and retention take it meanwhile."""
+    hearing = Hearing()
+    member = reading(hearing)
+    client = Rebalancing(lambda: member._on_lost(cast(Consumer, None), []), position=51)
+    member._consumer = cast(Consumer, client)
+    member._deliver_batch(cast(Message, Stored(A, 49)), 10)
+    assert client.sought == [(*A, 50)]
+    client.at = 51  # the marker again, and nothing behind it
+    look(member)
+    await asyncio.sleep(0)
+    assert hearing.reached_at == [51]
+
+
+async def test_what_was_thrown_away_is_read_from_the_first_record_where_none_was_delivered_yet() -> None:
+    member = reading(Hearing())
+    member._assigned[B] = 2
+    member._reading.begin({B: NOTHING_COMMITTED})
+    client = Rebalancing(lambda: member._on_lost(cast(Consumer, None), []), position=50)
+    member._consumer = cast(Consumer, client)
+    member._deliver_batch(cast(Message, Stored(A, 49)), 10)
+    assert client.sought == [(*B, OFFSET_BEGINNING)]
 
 
 async def test_a_record_of_an_assignment_that_ended_within_its_batch_is_not_taken_in_the_next_one() -> None:
