@@ -78,7 +78,7 @@ _LONGEST_NAME = 300
 _ID = re.compile(rf"[\x21-\x7e]{{1,{_LONGEST_NAME}}}")
 _SHA_256 = re.compile(r"[0-9a-f]{64}")
 
-_RFC3339 = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})Z")
+_RFC3339 = re.compile(rb"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d)\.(\d{3})Z")
 
 LATEST_TIME = 253_402_300_799_999
 """The end of the year 9999, epoch ms: RFC 3339 has four digits for a year."""

@@ -111,3 +111,22 @@ def test_a_bounded_text_never_exceeds_its_limit_and_stays_utf8(text: str, limit:
     data.decode()
     whole = text.encode("utf-8", "backslashreplace")
     assert (data == whole) == (len(whole) <= limit)
+
+
+two_digits = st.integers(0, 99).map(lambda number: f"{number:02}")
+
+
+@given(st.integers(0, 9999), st.lists(two_digits, min_size=5, max_size=5), st.integers(0, 999))
+@example(2026, ["02", "29", "10", "00", "00"], 0)
+@example(2026, ["11", "24", "24", "00", "00"], 500)
+@example(2026, ["11", "24", "23", "59", "60"], 0)
+@example(9999, ["12", "31", "23", "59", "59"], 999)
+def test_a_time_is_read_alike_whether_it_is_written_as_the_mesh_writes_it_or_not(
+    year: int, rest: list[str], thousandths: int
+) -> None:
+    month, day, hour, minute, second = rest
+    time = f"{year:04}-{month}-{day}T{hour}:{minute}:{second}.{thousandths:03}"
+    as_written, otherwise = (
+        headers.read([("ce_time", (time + end).encode())])[0].time for end in ("Z", "0+00:00")
+    )
+    assert as_written == otherwise
