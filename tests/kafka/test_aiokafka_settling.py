@@ -89,6 +89,23 @@ async def test_a_parked_message_comes_again_as_from_its_own_place(
     assert await committed(kafka, group, f"{stem(clients, topic)}.retry", 1) == 1
 
 
+async def test_nothing_comes_again_where_the_program_subscribes_to_more(
+    kafka: EmbeddedKafka, clients: Wrapped
+) -> None:
+    """aiokafka takes no commit of ours for what it had assigned, from the moment of another subscription on."""
+    first, second, group = await make_topic(kafka), await make_topic(kafka), fresh("group")
+    await fill(kafka, first, 3)
+    await fill(kafka, second, 3)
+    async with clients.consumer(first, group_id=group, auto_commit_interval_ms=600_000) as consumer:
+        *_, last = await take(consumer, 3)
+        last.done()
+        consumer.subscribe([first, second])
+        assert {message.topic for message in await take(consumer, 3)} == {second}, (
+            "what is settled comes again"
+        )
+    assert await committed(kafka, group, first) == await committed(kafka, group, second) == 3
+
+
 async def test_the_commit_of_a_parked_message_leaves_its_partition_alone(
     kafka: EmbeddedKafka, clients: Wrapped
 ) -> None:

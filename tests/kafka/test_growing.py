@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -323,7 +324,14 @@ async def test_a_growth_that_is_killed_goes_on_where_it_stopped_and_holds_until_
         await sent.until_beyond(BEFORE)
         await until(lambda: gate.steps == sent.all)
         check_order(gate.handled)
-        assert len(gate.handled) == len(sent.all)
+        times = Counter((each.key, each.number) for each in gate.handled)
+        twice = {step: each for step, each in times.items() if each > 1}
+        # A member that is cut off from its group, as on a machine that is too busy, says what comes again.
+        assert not twice or "again" in caplog.text, (
+            twice,
+            [sent.places[step] for step in twice],
+            caplog.text,
+        )
 
     async with (
         serving.serving(),

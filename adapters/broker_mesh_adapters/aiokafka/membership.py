@@ -153,6 +153,17 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
             self.rebalancing = False
             self._changed()
 
+    async def make_way(self) -> None:
+        """End the assignment in order, before another subscription: from then on aiokafka commits nothing of it."""
+        if not self._seen:
+            return
+        self.rebalancing = True
+        try:
+            await self.finish(waits_for_program=self._auto_commit)
+        except BaseException:
+            self.rebalancing = False
+            raise
+
     async def finish(self, *, waits_for_program: bool) -> None:
         """End the assignment: what is settled within bounds is committed, the rest comes again elsewhere."""
         keys = _keys(self._seen)

@@ -203,6 +203,7 @@ class Subscriber:
         if not self._has_group:
             retries = set()
         await self._visible(retries)
+        await self._membership.make_way()
         if wish.pattern is not None:
             self._inner.subscribe(pattern=pattern_with(wish.pattern, retries), listener=self._membership)
         else:
