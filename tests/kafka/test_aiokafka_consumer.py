@@ -290,6 +290,16 @@ async def test_a_subscription_changes_and_ends(kafka: EmbeddedKafka, clients: An
         assert consumer.assignment() == set()
 
 
+async def test_a_subscription_without_a_group_changes(kafka: EmbeddedKafka, clients: Any) -> None:
+    first, second = await make_topic(kafka), await make_topic(kafka)
+    await fill(kafka, first, 1)
+    await fill(kafka, second, 1)
+    async with clients.consumer(first) as consumer:
+        assert (await take(consumer, 1))[0].topic == first
+        consumer.subscribe([second])
+        assert (await take(consumer, 1))[0].topic == second
+
+
 # ── groups ────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 
 import pytest
 from aiokafka import TopicPartition
 
 from broker_mesh import Retry
+from broker_mesh.adapter import Reception
 from broker_mesh.dev.cluster import EmbeddedKafka
 from broker_mesh.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from tests.support.aio import Plain, Wrapped, fill, make_topic, take
@@ -104,6 +105,59 @@ async def test_nothing_comes_again_where_the_program_subscribes_to_more(
             "what is settled comes again"
         )
     assert await committed(kafka, group, first) == await committed(kafka, group, second) == 3
+
+
+async def test_nothing_comes_again_where_retries_come_into_being_late(
+    kafka: EmbeddedKafka, clients: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka doesn't know a topic at once that was made a moment ago: its retries are subscribed to while it is read."""
+    topic, group = await make_topic(kafka), fresh("group")
+    await fill(kafka, topic, 4)
+    prepare, loop = Reception.prepare, asyncio.get_running_loop()
+    is_known: bool | None = None
+    all_taken = asyncio.Event()
+
+    async def late(self: Reception, subscribed: Collection[str]) -> Mapping[str, int]:
+        nonlocal is_known
+        if is_known is None:
+            is_known = False
+            return {}
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(all_taken.wait(), loop))
+        is_known = True
+        return await prepare(self, subscribed)
+
+    monkeypatch.setattr(Reception, "prepare", late)
+    async with clients.consumer(
+        topic, group_id=group, retry=SOON, ordering="none", auto_commit_interval_ms=600_000
+    ) as consumer:
+        for _ in range(4):
+            (message,) = await take(consumer, 1)
+            if message.value == b"1":
+                message.retry(after=0)
+        all_taken.set()
+        (again,) = await take(consumer, 1)
+        assert (again.value, again.attempt) == (b"1", 2), "what is settled comes again"
+    assert is_known
+    assert await committed(kafka, group, topic) == 4
+
+
+async def test_a_pattern_that_finds_the_same_topics_goes_on(kafka: EmbeddedKafka, clients: Wrapped) -> None:
+    """aiokafka changes nothing then: no rebalance follows."""
+    topic, group = await make_topic(kafka), fresh("group")
+    retries = TopicPartition(f"{stem(clients, topic)}.retry", 0)
+    await fill(kafka, topic, 2)
+    consumer = clients.consumer(group_id=group, metadata_max_age_ms=500, auto_commit_interval_ms=600_000)
+    consumer.subscribe(pattern=f"^{topic}$")
+    async with consumer:
+        while retries not in consumer._inner.assignment():
+            await asyncio.sleep(0.01)
+        *_, last = await take(consumer, 2)
+        last.done()
+        consumer.subscribe(pattern=f"^({topic})$")
+        await consumer._subscriber._task
+        assert await committed(kafka, group, topic) == 2
+        await fill(kafka, topic, 2)
+        assert [each.offset for each in await take(consumer, 2)] == [2, 3]
 
 
 async def test_the_commit_of_a_parked_message_leaves_its_partition_alone(

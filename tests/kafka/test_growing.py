@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -291,6 +292,12 @@ async def test_partitions_that_others_add_begin_at_once_and_break_the_order_whic
     assert await partitions_of(kafka, naming.retry_topic(operation.name)) == AFTER
 
 
+def times_lost(said: Iterable[str], partition: str) -> int:
+    """How often the log says of a partition that it was not given up in order, and that its records come again."""
+    lost = re.compile(rf"(?:: lost|did not give up) (?:.*, )?{re.escape(partition)}\b.* again")
+    return sum(lost.search(each) is not None for each in said)
+
+
 async def test_a_growth_that_is_killed_goes_on_where_it_stopped_and_holds_until_then(
     kafka: EmbeddedKafka, mesh: Commands, processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -324,14 +331,10 @@ async def test_a_growth_that_is_killed_goes_on_where_it_stopped_and_holds_until_
         await sent.until_beyond(BEFORE)
         await until(lambda: gate.steps == sent.all)
         check_order(gate.handled)
-        times = Counter((each.key, each.number) for each in gate.handled)
-        twice = {step: each for step, each in times.items() if each > 1}
-        # A member that is cut off from its group, as on a machine that is too busy, says what comes again.
-        assert not twice or "again" in caplog.text, (
-            twice,
-            [sent.places[step] for step in twice],
-            caplog.text,
-        )
+        # Only a member that is cut off from its group, as on a machine that is too busy, has anything handled again.
+        for step_sent, times in Counter((each.key, each.number) for each in gate.handled).items():
+            losses = times_lost(caplog.messages, f"{topic}/{sent.places[step_sent]}")
+            assert times <= 1 + losses, (step_sent, sent.places[step_sent], times, losses, caplog.text)
 
     async with (
         serving.serving(),

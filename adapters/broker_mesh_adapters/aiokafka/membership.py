@@ -153,9 +153,16 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
             self.rebalancing = False
             self._changed()
 
-    async def make_way(self) -> None:
-        """End the assignment in order, before another subscription: from then on aiokafka commits nothing of it."""
-        if not self._seen:
+    async def make_way(self, *, for_pattern: bool) -> None:
+        """Commit what is settled before another subscription: from then on aiokafka commits nothing of this assignment.
+
+        The assignment ends with that, except for a pattern: one that finds the same topics changes nothing, and no
+        rebalance would begin the assignment anew.
+        """
+        if not self._seen or self._commit_seconds is None:
+            return  # without a group there is nothing to commit, and nobody tells of the next assignment
+        if for_pattern:
+            await self._commit()
             return
         self.rebalancing = True
         try:

@@ -203,7 +203,7 @@ class Subscriber:
         if not self._has_group:
             retries = set()
         await self._visible(retries)
-        await self._membership.make_way()
+        await self._membership.make_way(for_pattern=wish.pattern is not None)
         if wish.pattern is not None:
             self._inner.subscribe(pattern=pattern_with(wish.pattern, retries), listener=self._membership)
         else:
