@@ -12,6 +12,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
+    ClusterMetadata,
     ConfigResource,
     NewPartitions,
     NewTopic,
@@ -73,11 +74,11 @@ class Admin:
             Unauthenticated: TLS or SASL settings do not fit the broker's.
         """
         try:
-            cluster = await asyncio.wrap_future(self._client.describe_cluster(request_timeout=self._timeout))
+            metadata = await self._metadata()
         except KafkaException as error:
             raise self._unreachable(error) from error
         self._has_connected = True
-        return len(cluster.nodes)
+        return len(metadata.brokers)
 
     async def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
         """Describe those of the named topics that exist, without making any.
@@ -103,7 +104,7 @@ class Admin:
     async def topic_names(self) -> list[str]:
         """List the names of all topics, sorted."""
         try:
-            metadata = await asyncio.to_thread(self._client.list_topics, timeout=self._timeout)
+            metadata = await self._metadata()
         except KafkaException as error:
             raise self._failed(error, "listing topics") from error
         return sorted(metadata.topics)
@@ -205,12 +206,17 @@ class Admin:
             MeshError: Kafka can't be asked.
         """
         try:
-            cluster = await asyncio.wrap_future(self._client.describe_cluster(request_timeout=self._timeout))
+            metadata = await self._metadata()
         except KafkaException as error:
             raise self._unreachable(error) from error
         return await self._config(
-            ResourceType.BROKER, str(cluster.nodes[0].id), "reading the configuration of a broker"
+            ResourceType.BROKER, str(min(metadata.brokers)), "reading the configuration of a broker"
         )
+
+    async def _metadata(self) -> ClusterMetadata:
+        # Not `describe_cluster`: where a broker that comes back knows of no broker yet, not even itself, librdkafka
+        # takes its answer for a failure without an error, and ends the process with an assertion. This one asks again.
+        return await asyncio.to_thread(self._client.list_topics, timeout=self._timeout)
 
     async def _config(self, kind: ResourceType, name: str, doing: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)

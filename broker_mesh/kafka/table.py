@@ -220,7 +220,7 @@ def make_table_topic(settings: Settings, topic: str, *, client_id: str) -> None:
     timeout = settings.connect_timeout_seconds
     try:
         admin = AdminClient(properties)
-        brokers = len(admin.describe_cluster(request_timeout=timeout).result().nodes)
+        brokers = len(admin.list_topics(timeout=timeout).brokers)
         kept = topics.replication(settings, brokers)
         new = NewTopic(
             topic,
