@@ -81,7 +81,8 @@ class Flow:
 
     def near_full(self, topic: str) -> bool:
         """Tell whether so much of a topic is in flight that it rests, or soon will."""
-        return 4 * self._in_flight(topic) >= 3 * self._limits[topic]
+        # What was full rests until half of it is free: it may stand between the two for as long as nothing succeeds.
+        return topic in self._full or 4 * self._in_flight(topic) >= 3 * self._limits[topic]
 
     def hold(self, partitions: Iterable[Partition]) -> None:
         """Have these partitions rest, and no others but for what is in flight."""

@@ -53,6 +53,19 @@ def test_a_full_topic_rests_until_half_of_it_is_finished() -> None:
     assert flow.delivered == {"a": 4, "b": 0}
 
 
+def test_a_topic_that_rests_is_said_to_be_full_until_it_goes_on() -> None:
+    """Or what holds it up would be left where it is, and nothing new ever come."""
+    flow, paused = Flow(["a"], concurrency=50, max_in_flight=100), Paused()
+    deliver(flow, "a", 100)
+    assert resting(flow, paused, {A}) == {A}
+    flow.finished("a", 45)
+    assert resting(flow, paused, {A}) == {A}
+    assert flow.near_full("a")
+    flow.finished("a", 5)
+    assert resting(flow, paused, {A}) == set()
+    assert not flow.near_full("a")
+
+
 def test_what_is_held_rests_and_after_a_stop_everything() -> None:
     flow, paused = Flow(["a", "b"], concurrency=2, max_in_flight=4), Paused()
     flow.hold([B])
