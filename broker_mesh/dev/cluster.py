@@ -208,19 +208,19 @@ class EmbeddedKafka:
             self._assign_ports(keep=keep_ports)
         nodes = [broker.state for broker in self._brokers]
         missing = [broker for broker in self._brokers if not broker.state.running]
-        with ExitStack() as undo:
-            with ExitStack() as claims:  # after the block the brokers' processes alone hold the locks
-                # All of them before anything is written: a start that is refused changes nothing.
-                locks = [claims.enter_context(broker.claimed()) for broker in missing]
-                undo.callback(self._undo, missing)
-                cluster_id = self._cluster_id()
-                with ThreadPoolExecutor(len(missing)) as pool:  # formatting takes a second each
-                    list(pool.map(lambda broker: broker.prepare(runtime, cluster_id, nodes), missing))
-                self._started_at = time.time()
-                watchdog = self._watchdog = self._watchdog or Watchdog()
-                for broker, lock in zip(missing, locks, strict=True):
-                    broker.start(runtime, watchdog, lock)
-                    save(self.directory, self.state)
+        # The brokers' processes hold the locks on; ours end last, so that nobody else starts while a failure is undone.
+        with ExitStack() as claims, ExitStack() as undo:
+            # All of them before anything is written: a start that is refused changes nothing.
+            locks = [claims.enter_context(broker.claimed()) for broker in missing]
+            undo.callback(self._undo, missing)
+            cluster_id = self._cluster_id()
+            with ThreadPoolExecutor(len(missing)) as pool:  # formatting takes a second each
+                list(pool.map(lambda broker: broker.prepare(runtime, cluster_id, nodes), missing))
+            self._started_at = time.time()
+            watchdog = self._watchdog = self._watchdog or Watchdog()
+            for broker, lock in zip(missing, locks, strict=True):
+                broker.start(runtime, watchdog, lock)
+                save(self.directory, self.state)
             self._wait_until_usable()
             undo.pop_all()
         if not self.attached:

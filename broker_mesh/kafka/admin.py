@@ -6,7 +6,7 @@ On the way of a message: at the start of a service, and before the first message
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -38,6 +38,17 @@ class TopicInfo(NamedTuple):
     partitions: int
     replication_factor: int
     id: str
+
+
+def known_brokers(metadata: ClusterMetadata) -> Collection[int]:
+    """Give the ids of the brokers that a broker knows of.
+
+    Raises:
+        Unavailable: of none: it has just come back, and its controller does not count on it yet.
+    """
+    if not metadata.brokers:
+        raise Unavailable("Kafka answers, but none of its brokers is ready yet; try again in a moment")
+    return metadata.brokers.keys()
 
 
 class Admin:
@@ -73,12 +84,9 @@ class Admin:
             Unavailable: none answered within `connect_timeout_seconds`.
             Unauthenticated: TLS or SASL settings do not fit the broker's.
         """
-        try:
-            metadata = await self._metadata()
-        except KafkaException as error:
-            raise self._unreachable(error) from error
+        brokers = await self._brokers()
         self._has_connected = True
-        return len(metadata.brokers)
+        return len(brokers)
 
     async def describe(self, names: Sequence[str]) -> dict[str, TopicInfo]:
         """Describe those of the named topics that exist, without making any.
@@ -205,13 +213,17 @@ class Admin:
         Raises:
             MeshError: Kafka can't be asked.
         """
+        any_broker = min(await self._brokers())
+        return await self._config(
+            ResourceType.BROKER, str(any_broker), "reading the configuration of a broker"
+        )
+
+    async def _brokers(self) -> Collection[int]:
         try:
             metadata = await self._metadata()
         except KafkaException as error:
             raise self._unreachable(error) from error
-        return await self._config(
-            ResourceType.BROKER, str(min(metadata.brokers)), "reading the configuration of a broker"
-        )
+        return known_brokers(metadata)
 
     async def _metadata(self) -> ClusterMetadata:
         # Not `describe_cluster`: where a broker that comes back knows of no broker yet, not even itself, librdkafka

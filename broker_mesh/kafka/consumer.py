@@ -36,7 +36,7 @@ from broker_mesh.kafka.positions import (
 from broker_mesh.kafka.reading import Reading
 from broker_mesh.kafka.records import to_record
 from broker_mesh.kafka.subscription import Subscription
-from broker_mesh.kafka.watch import Watch
+from broker_mesh.kafka.watch import Watch, reached
 from broker_mesh.message import Record
 from broker_mesh.settings import Settings
 
@@ -317,7 +317,8 @@ class GroupConsumer:
             consumer.resume(starts)
             self.outages.healed()
         self._assigned.update({key: position.epoch for key, position in positions.items()})
-        self._reading.begin({key: position.offset for key, position in positions.items()})
+        starting = {key: position.offset for key, position in positions.items()}
+        self._reading.begin(starting, reached(consumer, keys))
         if keys:
             logger.info("group %s: took over %s", self._group, names(keys))
         # Told of no partitions too: with more instances than partitions that is all an instance hears on joining.
@@ -401,14 +402,14 @@ class GroupConsumer:
 
     def _tell_reached(self) -> None:
         """Tell what partitions are read to, where that is news: behind all records that the loop was given before."""
-        reached = {
+        told = {
             key: Position(self._assigned[key], offset)
-            for key, offset in self.watch.reached.items()
+            for key, offset in self._reading.certain(self.watch.reached).items()
             if key in self._assigned
         }
-        news = {key: place for key, place in reached.items() if self._told_reached.get(key) != place}
+        news = {key: place for key, place in told.items() if self._told_reached.get(key) != place}
         if news:
-            self._told_reached = reached
+            self._told_reached = told
             self._tell(self._listener.reached, news)
 
     def _tell(self, listen: Callable[[T], None], fact: T) -> None:

@@ -32,19 +32,35 @@ class Reading:
 
     def __init__(self) -> None:
         self._next: dict[Partition, int] = {}  # behind the last record that was delivered
+        self._stale: dict[Partition, int] = {}  # what librdkafka says of an earlier assignment
 
-    def begin(self, starts: Mapping[Partition, int]) -> None:
-        """Note where partitions that were just assigned begin; below 0 for their first record."""
+    def begin(self, starts: Mapping[Partition, int], found: Mapping[Partition, int]) -> None:
+        """Note where partitions that were just assigned begin.
+
+        Args:
+            starts: their offsets, below 0 for their first record.
+            found: librdkafka's positions, where it has any before anything is read: a rebalance that came while it
+                collected a batch can leave one behind from an earlier assignment, and its records were dropped.
+        """
+        self._stale.update(found)
         self._next.update({key: start if start >= 0 else OFFSET_BEGINNING for key, start in starts.items()})
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that were given up."""
         for key in partitions:
             self._next.pop(key, None)
+            self._stale.pop(key, None)
+
+    def certain(self, reached: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Give those of librdkafka's positions that are of this assignment."""
+        return {key: offset for key, offset in reached.items() if self._stale.get(key) != offset}
 
     def delivered(self, batch: Sequence[Record]) -> None:
         """Note records that are delivered; of a partition in order."""
         self._next.update({(record.topic, record.partition): record.offset + 1 for record in batch})
+        if self._stale:
+            for record in batch:
+                self._stale.pop((record.topic, record.partition), None)
 
     def read_again(self, consumer: Consumer, partitions: Collection[Partition]) -> None:
         """Have partitions be read from behind their last delivered record, where the position is elsewhere.

@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from broker_mesh.errors import DataLoss, MeshError, NotFound, Unavailable
 from broker_mesh.kafka import config, topics
+from broker_mesh.kafka.admin import known_brokers
 from broker_mesh.kafka.errors import translate
 from broker_mesh.kafka.outages import OutageLog
 from broker_mesh.settings import Settings
@@ -220,7 +221,7 @@ def make_table_topic(settings: Settings, topic: str, *, client_id: str) -> None:
     timeout = settings.connect_timeout_seconds
     try:
         admin = AdminClient(properties)
-        brokers = len(admin.list_topics(timeout=timeout).brokers)
+        brokers = len(known_brokers(admin.list_topics(timeout=timeout)))
         kept = topics.replication(settings, brokers)
         new = NewTopic(
             topic,

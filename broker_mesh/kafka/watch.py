@@ -48,7 +48,7 @@ class Watch:
         self.ends = {key: end for key, (_, end) in bounds.items()}
         self.firsts = {key: first for key, (first, _) in bounds.items()}
         self.paused = frozenset(paused)
-        self.reached = _reached(consumer, assigned)
+        self.reached = reached(consumer, assigned)
         return True
 
 
@@ -62,7 +62,8 @@ def _bounds(consumer: Consumer, partition: Partition) -> tuple[int, int] | None:
     return None if bounds is None or bounds[1] < 0 else bounds
 
 
-def _reached(consumer: Consumer, partitions: Collection[Partition]) -> dict[Partition, int]:
+def reached(consumer: Consumer, partitions: Collection[Partition]) -> dict[Partition, int]:
+    """Tell librdkafka's positions, of those partitions that have one; on the consumer's thread."""
     try:
         places = consumer.position([TopicPartition(*key) for key in partitions])
     except KafkaException:

@@ -173,7 +173,7 @@ def reading(hearing: Hearing) -> GroupConsumer:
     listener = cast(GroupListener, hearing)
     member = GroupConsumer(settings, client_id="fleet", group="fleet", topics=[A[0]], listener=listener)
     member._assigned[A] = 1
-    member._reading.begin({A: 49})
+    member._reading.begin({A: 49}, {})
     return member
 
 
@@ -230,7 +230,7 @@ async def test_a_marker_that_stands_last_is_passed_also_where_it_is_read_again()
 async def test_what_was_thrown_away_is_read_from_the_first_record_where_none_was_delivered_yet() -> None:
     member = reading(Hearing())
     member._assigned[B] = 2
-    member._reading.begin({B: NOTHING_COMMITTED})
+    member._reading.begin({B: NOTHING_COMMITTED}, {})
     client = Rebalancing(lambda: member._on_lost(cast(Consumer, None), []), position=50)
     member._consumer = cast(Consumer, client)
     member._deliver_batch(cast(Message, Stored(A, 49)), 10)
@@ -244,9 +244,25 @@ async def test_a_record_of_an_assignment_that_ended_within_its_batch_is_not_take
     def come_back() -> None:
         member._on_lost(cast(Consumer, None), [TopicPartition(*A)])
         member._assigned[A] = 2
-        member._reading.begin({A: 40})
+        member._reading.begin({A: 40}, {})
 
     member._consumer = cast(Consumer, Rebalancing(come_back, position=-1001))
     member._deliver_batch(cast(Message, Stored(A, 49)), 10)
     await asyncio.sleep(0)
     assert hearing.offsets == []
+
+
+async def test_a_position_of_an_earlier_assignment_is_not_taken_for_what_was_read() -> None:
+    """What was collected when the partition went away was dropped, and nobody has handled it."""
+    hearing = Hearing()
+    member = reading(hearing)
+    member._reading.begin({A: 49}, {A: 75})
+    client = Rebalancing(lambda: None, position=75)
+    member._consumer = cast(Consumer, client)
+    look(member)
+    await asyncio.sleep(0)
+    assert hearing.reached_at == []
+    client.at = 50
+    look(member)
+    await asyncio.sleep(0)
+    assert hearing.reached_at == [50]

@@ -185,6 +185,7 @@ class AIOKafkaConsumer(Telling):
                 self._hands.asks_for_more(caller)
                 self._hands.settle_ended(stays=False)
             await self._membership.finish(waits_for_program=False)
+            self._membership.give_up()  # where a rebalance has brought another one meanwhile
         finally:  # also where the program gives up waiting for the mesh
             try:
                 await self._inner.stop()

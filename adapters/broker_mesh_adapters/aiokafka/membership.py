@@ -43,7 +43,6 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
 
     Attributes:
         listener: the program's.
-        rebalancing: whether nothing may be given to the program now.
     """
 
     def __init__(
@@ -70,7 +69,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self._found = found
         self._failed = failed
         self.listener: ConsumerRebalanceListener | None = None
-        self.rebalancing = False
+        self._in_rebalance = False  # aiokafka's
+        self._makes_way = False
         self._seen: frozenset[TopicPartition] = (
             frozenset()
         )  # aiokafka's own set: another one is another assignment
@@ -78,6 +78,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         self._resting: set[TopicPartition] = set()  # too much of them is taken and not settled
         self._unplaced: set[TopicPartition] = set()  # retries whose begin is being looked up
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def rebalancing(self) -> bool:
+        """Whether nothing may be given to the program now."""
+        return self._in_rebalance or self._makes_way
 
     # ── assignments ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,7 +134,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Let the program finish within bounds, commit what is settled, and take nothing more of the partitions."""
-        self.rebalancing = True
+        self._in_rebalance = True
         try:
             if self.listener is not None:
                 await _called(self.listener.on_partitions_revoked, self.own(revoked))
@@ -150,7 +155,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
             if self.listener is not None:
                 await _called(self.listener.on_partitions_assigned, self.own(assigned))
         finally:
-            self.rebalancing = False
+            self._in_rebalance = False
             self._changed()
 
     async def make_way(self, *, for_pattern: bool) -> None:
@@ -164,36 +169,53 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
         if for_pattern:
             await self._commit()
             return
-        self.rebalancing = True
+        self._makes_way = True
         try:
-            await self.finish(waits_for_program=self._auto_commit)
-        except BaseException:
-            self.rebalancing = False
-            raise
+            while seen := self._seen:  # another one, where a rebalance came to its end meanwhile
+                await self._settle(seen, waits_for_program=self._auto_commit)
+                if self._seen is seen:
+                    await self._commit_last()
+                if self._seen is seen:
+                    self._drop()  # not before: where this is cancelled, the assignment goes on as it was
+        finally:
+            self._makes_way = False
+            self._changed()
 
     async def finish(self, *, waits_for_program: bool) -> None:
         """End the assignment: what is settled within bounds is committed, the rest comes again elsewhere."""
-        keys = _keys(self._seen)
+        seen = self._seen
+        await self._settle(seen, waits_for_program=waits_for_program)
+        if self._seen is not seen:
+            return  # it was ended meanwhile, and another one may have begun
+        if tasks := set(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        await self._commit_last()
+        if self._seen is seen:
+            self._drop()
+
+    async def _settle(self, seen: Collection[TopicPartition], *, waits_for_program: bool) -> None:
+        keys = _keys(seen)
         in_hand = self._hands.unsettled(keys) if waits_for_program else []
         if in_hand:
             await asyncio.wait(
                 {asyncio.wrap_future(each.settled) for each in in_hand}, timeout=_DRAIN_SECONDS
             )
         await asyncio.to_thread(self._intake.wait_settled, keys, _DRAIN_SECONDS)
-        for task in list(self._tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+
+    async def _commit_last(self) -> None:
         try:
             async with asyncio.timeout(_COMMIT_SECONDS):
                 await self._commit()
         except TimeoutError:
             logger.warning("the last offsets can't be committed now: what they cover comes again")
-        self._drop()
 
     def give_up(self) -> None:
-        """End the assignment as it is, without a commit."""
+        """End the assignment as it is, without a commit; aiokafka tells nobody of a rebalance's end any more."""
+        self._in_rebalance = False
         self._drop()
+        self._changed()
 
     # ── positions ─────────────────────────────────────────────────────────────────────────────────────────
 
