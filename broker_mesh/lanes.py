@@ -98,26 +98,28 @@ class Lanes:
         assignment.tasks.add(task)
         task.add_done_callback(assignment.tasks.discard)
 
-    def make_room(self, assignments: Iterable[Assignment], near_full: Callable[[str], bool]) -> None:
+    def make_room(self, assignments: Iterable[Assignment], lacks_room: Callable[[str, int], bool]) -> None:
         """Have records that wait in their place, and fill a window, wait in the retry topic instead.
 
         Args:
             assignments: of all partitions.
-            near_full: tells whether as many records of a topic are in flight as may be, or nearly.
+            lacks_room: tells whether a topic of which so many records wait takes no more of them, or soon won't.
         """
         by_topic: dict[str, list[Assignment]] = {}
         for assignment in assignments:
-            if assignment.in_flight and near_full(assignment.partition[0]):
+            if assignment.in_flight:
                 by_topic.setdefault(assignment.partition[0], []).append(assignment)
-        for crowded in by_topic.values():
+        for topic, of_topic in by_topic.items():
+            naps = [(assignment, key, nap) for assignment in of_topic for key, nap in assignment.naps.items()]
+            if not lacks_room(topic, sum(len(assignment.lanes[key]) for assignment, key, _ in naps)):
+                continue
             held = {
-                (assignment, lane_key): len(assignment.lanes[lane_key])
-                for assignment in crowded
-                for lane_key, nap in assignment.naps.items()
+                (assignment, key): len(assignment.lanes[key])
+                for assignment, key, nap in naps
                 if self._may_leave(nap)
             }
-            for assignment, lane_key in too_many(held, sum(each.in_flight for each in crowded)):
-                assignment.naps[lane_key].called.set()
+            for assignment, key in too_many(held, sum(each.in_flight for each in of_topic)):
+                assignment.naps[key].called.set()
 
     def _may_leave(self, nap: Nap) -> bool:
         # What the mesh itself can't check waits here: the next one could not be checked either. In an outage what was

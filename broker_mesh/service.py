@@ -374,7 +374,7 @@ class Service:
         self._relief.look()
         if self._consumer is not None:
             self._consumer.flow.adapt(now, idle=not self._lanes.busy)
-            self._lanes.make_room(self._assignments.values(), self._consumer.near_full)
+            self._lanes.make_room(self._assignments.values(), self._consumer.lacks_room)
         self._guard.tend()
         # A position also moves without a lane that says so: a plain function may outlast its record.
         self._hold_back()

@@ -6,6 +6,7 @@ On the way of a message: at the start of a service, and before the first message
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -219,11 +220,15 @@ class Admin:
         )
 
     async def _brokers(self) -> Collection[int]:
-        try:
-            metadata = await self._metadata()
-        except KafkaException as error:
-            raise self._unreachable(error) from error
-        return known_brokers(metadata)
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                metadata = await self._metadata()
+            except KafkaException as error:
+                raise self._unreachable(error) from error
+            if metadata.brokers or time.monotonic() > until:
+                return known_brokers(metadata)
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     async def _metadata(self) -> ClusterMetadata:
         # Not `describe_cluster`: where a broker that comes back knows of no broker yet, not even itself, librdkafka

@@ -167,9 +167,9 @@ class GroupConsumer:
         """Note that records which were given back for a while, to wait for their time, are in flight again."""
         self.flow.finished(topic, -count)
 
-    def near_full(self, topic: str) -> bool:
-        """Tell whether so much of a topic is in flight that nothing more of it is taken, or soon will be."""
-        return self.flow.near_full(topic)
+    def lacks_room(self, topic: str, waiting: int) -> bool:
+        """Tell whether nothing more of a topic is taken, or soon will be, for as many records of it as wait."""
+        return self.flow.lacks_room(topic, waiting)
 
     def commit(self, positions: Positions, *, awaited: bool = False) -> None:
         """Commit offsets, soon and without waiting; a failure is logged, and tried again.

@@ -79,10 +79,18 @@ class Flow:
             self._fills_seen[topic] = fills
             self._limits[topic] = window.look(now, self._finished[topic], kept_out=kept_out, idle=idle)
 
-    def near_full(self, topic: str) -> bool:
-        """Tell whether so much of a topic is in flight that it rests, or soon will."""
-        # What was full rests until half of it is free: it may stand between the two for as long as nothing succeeds.
-        return topic in self._full or 4 * self._in_flight(topic) >= 3 * self._limits[topic]
+    def lacks_room(self, topic: str, waiting: int) -> bool:
+        """Tell whether a topic rests, or soon will, and may go on resting for what waits.
+
+        Args:
+            topic: which one.
+            waiting: how many of its records in flight wait for a next attempt, with what stands behind them.
+        """
+        # What was full rests until half of it is free: where more than that waits, as long as nothing succeeds. Where
+        # less waits what is in work makes the room, and a short back-off is better spent in place.
+        if topic in self._full and waiting > self._limits[topic] // 2:
+            return True
+        return 4 * self._in_flight(topic) >= 3 * self._limits[topic]
 
     def hold(self, partitions: Iterable[Partition]) -> None:
         """Have these partitions rest, and no others but for what is in flight."""

@@ -60,10 +60,11 @@ def test_a_topic_that_rests_is_said_to_be_full_until_it_goes_on() -> None:
     assert resting(flow, paused, {A}) == {A}
     flow.finished("a", 45)
     assert resting(flow, paused, {A}) == {A}
-    assert flow.near_full("a")
+    assert flow.lacks_room("a", waiting=51)
+    assert not flow.lacks_room("a", waiting=50), "what is in work makes the room"
     flow.finished("a", 5)
     assert resting(flow, paused, {A}) == set()
-    assert not flow.near_full("a")
+    assert not flow.lacks_room("a", waiting=50)
 
 
 def test_what_is_held_rests_and_after_a_stop_everything() -> None:
@@ -107,9 +108,9 @@ def test_the_window_follows_the_handlers_and_says_when_it_is_nearly_full() -> No
     flow, paused = Flow(["a"], concurrency=2, max_in_flight=100), Paused()
     assert flow.windows == {"a": 4}
     deliver(flow, "a", 2)
-    assert not flow.near_full("a")
+    assert not flow.lacks_room("a", waiting=0)
     deliver(flow, "a", 2)
-    assert flow.near_full("a")
+    assert flow.lacks_room("a", waiting=0)
     assert resting(flow, paused, {A}) == {A}
     flow.adapt(1.0, idle=False)
     flow.finished("a", 4)
