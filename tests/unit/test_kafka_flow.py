@@ -53,7 +53,7 @@ def test_a_full_topic_rests_until_half_of_it_is_finished() -> None:
     assert flow.delivered == {"a": 4, "b": 0}
 
 
-def test_a_topic_that_rests_is_said_to_be_full_until_it_goes_on() -> None:
+def test_a_topic_that_rests_for_what_waits_lacks_room_until_it_goes_on() -> None:
     """Or what holds it up would be left where it is, and nothing new ever come."""
     flow, paused = Flow(["a"], concurrency=50, max_in_flight=100), Paused()
     deliver(flow, "a", 100)
