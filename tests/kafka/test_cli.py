@@ -513,9 +513,8 @@ def test_metrics_of_workers_are_told_apart_on_the_port_of_health(shell: Shell, m
         tailnum = json.dumps({"tailnum": f"N{number}"})
         mesh("call", "clifigures.v1.find-aircraft", tailnum, "--timeout", "30")
     until(lambda: scrape(said["metrics"])["mesh_outcomes_total"].total() == 4, "all are settled")
-    told = scrape(said["metrics"])
-    assert set(told["mesh_partitions"]) == {"1", "2"}
-    assert told["mesh_partitions"].total() == 4 * 6  # two operations, their retries
+    half = 2 * 6  # of two operations and their retries; one that joined first may still have all of them
+    until(lambda: scrape(said["metrics"])["mesh_partitions"] == {"1": half, "2": half}, "both have half")
     stop(supervisor)
 
 
