@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -73,6 +73,13 @@ def behind(mesh: Mesh, **options: Any) -> dict[str, Any]:
     return {"on_processing_error": fail, "on_consumer_error": fail}
 
 
+class _Beyond(NamedTuple):
+    """How far a checkpoint had come that could not commit all of it: a message below was kept for a later one."""
+
+    offset: int
+    ownership: int  # which assignment of the partition that was
+
+
 class _CheckpointedConsumer(Consumer):
     """Gives messages in the order that checkpoints take, and holds each until the application asks for the next."""
 
@@ -82,6 +89,7 @@ class _CheckpointedConsumer(Consumer):
         self._work = ExitStack()
         self._checkpoint = Checkpoint[Message](_place, _is_held)
         self._own: dict[Partition, int] = {}  # how far this checkpoint has come in the topics themselves
+        self._beyond: dict[Partition, _Beyond] = {}
         self._retried: dict[
             Partition, Message
         ] = {}  # the last in each partition of retries, until it is committed
@@ -125,6 +133,11 @@ class _CheckpointedConsumer(Consumer):
         self._commit_retried(asynchronous)
         # Not what Quix says: where a partition's last message was a retried one, that is an offset of another topic.
         reached = {place: self._clipped(place, own[place]) for place in map(_key, offsets) if place in own}
+        for place, offset in reached.items():
+            if offset < own[place]:
+                self._beyond[place] = _Beyond(own[place], self._commits.ownership(place))
+            else:
+                self._beyond.pop(place, None)
         return self._commits.commit_own(reached, asynchronous=asynchronous) if reached else []
 
     def seek(self, partition: TopicPartition) -> None:
@@ -132,6 +145,7 @@ class _CheckpointedConsumer(Consumer):
         super().seek(partition)
         self._checkpoint.rewind(_key(partition))
         self._own.pop(_key(partition), None)
+        self._beyond.pop(_key(partition), None)
 
     def close(self) -> None:
         """Close; a message that is still in work is not settled by that, and comes again."""
@@ -146,7 +160,9 @@ class _CheckpointedConsumer(Consumer):
         record = message.delivery.record
         place = record.topic, record.partition
         if record.topic == message.topic():
-            self._own[place] = record.offset + 1
+            beyond = self._beyond.get(place)
+            done = beyond.offset if beyond is not None and beyond.ownership == message.ownership else 0
+            self._own[place] = max(record.offset + 1, done)
         elif place not in self._retried or self._retried[place].delivery.record.offset < record.offset:
             self._retried[place] = message
 

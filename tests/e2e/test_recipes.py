@@ -65,7 +65,8 @@ async def test_a_program_joins_by_a_few_lines_and_gains_what_a_mesh_gives(
     name: str, kafka: EmbeddedKafka, dead_letters: DeadLetters, recipe: OpenRecipe
 ) -> None:
     mesh = Commands(kafka.bootstrap_servers)
-    good, plum = orders(range(20)), {"id": 20, "item": "plum", "quantity": 1}
+    # Of a customer whose partition is another one's as well: that one's orders go on meanwhile.
+    good, plum = orders(range(20)), {"id": 22, "item": "plum", "quantity": 1}
 
     before = recipe(f"{name}_orders/before.py")
     before.send(good)
@@ -92,6 +93,9 @@ async def test_a_program_joins_by_a_few_lines_and_gains_what_a_mesh_gives(
     assert letter.envelope.attempt == 5
     (cause,) = await mesh.json("dead-letters", "list", "--operation", stem)
     assert (cause["count"], cause["exception"]) == (1, "KeyError")
+    async with asyncio.timeout(30):  # what failed keeps nothing from being committed that came after it
+        while await asyncio.to_thread(after.lag, f"{name}-orders") > 0:
+            await asyncio.sleep(0.1)
 
     # Killed in the middle of its work, it loses nothing; with its price list mended, it handles what is put back.
     more = orders(range(100, 250))
@@ -109,7 +113,6 @@ async def test_a_program_joins_by_a_few_lines_and_gains_what_a_mesh_gives(
         letter = await first_refused(after, dead_letters, stem)
     assert letter.envelope.status is StatusCode.PERMISSION_DENIED
     refused = json.loads(letter.record.value or b"")["id"]
-    assert refused >= 500
     results = await asyncio.to_thread(after.results, lambda found: order_ids(found) >= wanted)
     assert refused not in order_ids(results)
 
@@ -141,10 +144,22 @@ spec: {{to: shop, topics: [{recipe.totals}], from: [pricing], action: deny}}
 
 
 async def first_refused(recipe: Recipe, dead_letters: DeadLetters, stem: str) -> Letter:
-    """Send orders until a rule, which reaches the program within a moment, has one refused."""
+    """Send orders until a rule, which reaches the program within a moment, has one of them refused.
+
+    What was in work when the program was killed may come a second time, late enough to be refused as well: a program
+    that commits by checkpoint has written a dead letter up to `commit_interval` before it commits.
+    """
+    new = range(500, 1000)
+
+    async def first() -> Letter:
+        while True:
+            letter = await next_letter(dead_letters, stem)
+            if json.loads(letter.record.value or b"")["id"] in new:
+                return letter
+
     async with asyncio.timeout(30):
-        refused = asyncio.create_task(next_letter(dead_letters, stem))
-        for order in orders(range(500, 1000)):
+        refused = asyncio.create_task(first())
+        for order in orders(new):
             recipe.send([order])
             await asyncio.wait([refused], timeout=0.2)
             if refused.done():

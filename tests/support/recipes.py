@@ -83,6 +83,18 @@ class Recipe:
             )
         assert self._producer.flush(30) == 0
 
+    def lag(self, group: str) -> int:
+        """Tell how many orders the program's group has not committed."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": group})
+        try:
+            asked = [TopicPartition(self.orders, number) for number in range(PARTITIONS)]
+            return sum(
+                consumer.get_watermark_offsets(place, 10)[1] - max(place.offset, 0)
+                for place in consumer.committed(asked, 10)
+            )
+        finally:
+            consumer.close()
+
     def results(self, enough: Callable[[list[Message]], bool]) -> list[Message]:
         """Wait until what has come out is enough; gives all of it."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": fresh("results")})
