@@ -77,6 +77,8 @@ def callee(scene: Scene) -> None:
             consumer.commit(asynchronous=True)
             uncommitted, commit_at = False, time.monotonic() + _COMMIT_INTERVAL_SECONDS
     producer.flush(_FLUSH_SECONDS)
+    if uncommitted:  # else the next callee answers these again, and a load counts the answers as its own
+        consumer.commit(asynchronous=False)
     consumer.close()
 
 
@@ -125,7 +127,10 @@ def _drive(load: Load, producer: Producer, consumer: Consumer, requests: str) ->
     while sent:  # until all are answered: the next load begins with none in flight
         for reply in _batch(consumer):
             heard_at = time.perf_counter()
-            window.answered(sent.pop(reply.key() or b""), heard_at)
+            sent_at = sent.pop(reply.key() or b"", None)
+            if sent_at is None:  # of an earlier load: a callee repeats what it had not committed
+                continue
+            window.answered(sent_at, heard_at)
             if not window.closed:
                 send()
         producer.poll(0)
